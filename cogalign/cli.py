@@ -1,0 +1,286 @@
+"""The commands. Thin: a command reads its arguments, then imports what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cogalign import __version__
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+FLAGS = ("--force", "--print-config", "--debug")
+
+RECIPE_COMMANDS = {
+    "run": "all stages of a recipe, in order; finished ones are skipped",
+    "sft": "stage 1: supervised fine-tuning on clinical cognition",
+    "counterfactual": "stage 2: counterfactual cases (lesion removed, moved, background changed)",
+    "grpo": "stage 3: group relative policy optimization",
+    "evaluate": "accuracy of base, SFT and aligned model on every split",
+    "audit": "does the model read the lesion or the background?",
+    "export": "merged model in hub layout, reloaded and compared",
+}
+OTHER_COMMANDS = {
+    "data": "make and check case sets: data phantom, data check",
+    "predict": "what a model says about images",
+}
+
+
+class UsageError(ValueError):
+    """The command line is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse that raises instead of leaving, so that all errors look alike."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments after the program's name; by default those of the process.
+
+    Returns:
+        Exit code: 0; 1 for an error in the input or a failed check; 2 for a wrong command line; 130
+        when a signal stopped it.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("COGALIGN_DEBUG", "") not in ("", "0")
+    from cogalign.training.interrupt import Interrupted
+
+    try:
+        return _dispatch([argument for argument in arguments if argument != "--debug"])
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        reason = f" ({stopped})" if str(stopped) else ""
+        again = "; the next `cogalign run` goes on" if arguments[:1] and arguments[0] in RECIPE_COMMANDS else ""
+        print(f"cogalign: stopped{reason}{again}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_ERROR
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        print(f"cogalign: error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else EXIT_USAGE
+    command, rest = arguments[0], arguments[1:]
+    if command == "--version":
+        print(f"cogalign {__version__}")
+        return 0
+    if command in RECIPE_COMMANDS:
+        return _recipe_command(command, rest)
+    if command in OTHER_COMMANDS:
+        return {"data": _data, "predict": _predict}[command](rest)
+    from cogalign.recipe_file import nearest_key
+
+    near = nearest_key(command, [*RECIPE_COMMANDS, *OTHER_COMMANDS])
+    raise UsageError(f"no command {command!r}" + (f"; did you mean {near}?" if near else " (see cogalign --help)"))
+
+
+def _help() -> str:
+    lines = ["usage: cogalign COMMAND ...", "", "Align multimodal LLMs to clinical cognition in GI endoscopy.", ""]
+    for title, commands in (
+        ("with a recipe (COMMAND RECIPE [--key.subkey value ...]):", RECIPE_COMMANDS),
+        ("others:", OTHER_COMMANDS),
+    ):
+        lines += [title, *(f"  {name:<15} {text}" for name, text in commands.items()), ""]
+    lines.append("`cogalign COMMAND --help` lists the arguments; --debug (or COGALIGN_DEBUG=1) shows tracebacks.")
+    return "\n".join(lines)
+
+
+def _one_line(error: BaseException) -> str:
+    """An error as one line for the user."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not str(error.strerror).startswith("disk full"):
+        return f"disk full while writing {error.filename or 'a file'}; make room and run the same command again"
+    text = error.strerror if isinstance(error, OSError) and str(error.strerror).startswith("disk full") else str(error)
+    return " ".join(str(text).split()) or type(error).__name__
+
+
+def _recipe_command(command: str, arguments: list[str]) -> int:
+    """`cogalign run|sft|... RECIPE [--key.subkey value ...]`."""
+    parser = _recipe_parser(command)
+    if "-h" in arguments or "--help" in arguments:
+        parser.print_help()
+        return 0
+    path, overrides, flags = _split_arguments(command, arguments)
+    from cogalign.recipe_file import build_recipe, read_mapping, recipe_yaml
+
+    content = _merge(read_mapping(path), _parse_overrides(parser, overrides))
+    recipe = build_recipe(content, str(path))
+    if "--print-config" in flags:
+        print(recipe_yaml(recipe), end="")
+        return 0
+    from cogalign.pipeline import run_recipe
+
+    run_recipe(recipe, None if command == "run" else [command], force="--force" in flags)
+    print(f"{recipe.run_dir / 'summary.json'} is written")
+    return 0
+
+
+def _recipe_parser(command: str) -> Any:
+    """The parser of a command with a recipe: an option for every key, from the dataclasses."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    from cogalign.recipe import Recipe
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"cogalign {command}",
+        usage=f"cogalign {command} RECIPE [--key.subkey value ...] [--out DIR] [--force] [--print-config]",
+        description=f"{RECIPE_COMMANDS[command]}. RECIPE is a YAML file; each of its keys is an option too.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--force", action="store_true", help="run again what is finished")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and do nothing")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_class_arguments(Recipe, None)
+    return parser
+
+
+def _split_arguments(command: str, arguments: list[str]) -> tuple[Path, list[str], set[str]]:
+    """The recipe's path, the overrides and the flags of a command line.
+
+    Raises:
+        UsageError: no recipe, more than one, or an option that no recipe has (the nearest is named).
+    """
+    from cogalign.recipe_file import nearest_key, recipe_keys
+
+    paths, overrides, flags = [], [], set()
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in FLAGS:
+            flags.add(argument)
+        elif argument.startswith("--"):
+            key = argument[2:].split("=", 1)[0]
+            if key not in recipe_keys():
+                near = nearest_key(key, (*recipe_keys(), *(flag[2:] for flag in FLAGS)))
+                raise UsageError(f"no option --{key}" + (f"; did you mean --{near}?" if near else ""))
+            overrides.append(argument)
+            if "=" not in argument:
+                value = next(rest, None)
+                if value is None:
+                    raise UsageError(f"--{key} needs a value")
+                overrides.append(value)
+        else:
+            paths.append(argument)
+    if len(paths) != 1:
+        found = "no recipe" if not paths else f"{len(paths)} recipes: {', '.join(paths)}"
+        raise UsageError(f"found {found}, wanted one: cogalign {command} RECIPE [--key.subkey value ...]")
+    return Path(paths[0]), overrides, flags
+
+
+def _parse_overrides(parser: Any, overrides: list[str]) -> dict[str, Any]:
+    """The overrides as nested mappings; only the keys that were given.
+
+    Raises:
+        UsageError: a value of the wrong type.
+    """
+    if not overrides:
+        return {}
+    # One `--key=value` word each: a value such as -1 is no option.
+    words, pairs = [], iter(overrides)
+    for word in pairs:
+        words.append(word if "=" in word else f"{word}={next(pairs)}")
+    for word in words:
+        try:
+            parser.parse_args([word], defaults=False)
+        except (argparse.ArgumentError, TypeError, ValueError) as error:
+            key, value = word[2:].split("=", 1)
+            wanted = str(error).replace("<class '", "").replace("'>", "").split("Expected a")[-1].split(".")[0].strip()
+            hint = f", wanted {wanted}" if "Expected a" in str(error) else f": {_one_line(error)}"
+            raise UsageError(f"--{key}: found {value!r}{hint}") from None
+    content: dict[str, Any] = parser.parse_args(words, defaults=False).as_dict()
+    return {key: value for key, value in content.items() if f"--{key.replace('_', '-')}" not in FLAGS}
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings laid over others; anything that is no mapping replaces what was there."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = (
+            _merge(below if isinstance(below, Mapping) else {}, value) if isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def _data(arguments: list[str]) -> int:
+    """`cogalign data phantom OUT ...` and `cogalign data check DIR`."""
+    parser = _Parser(prog="cogalign data", description="Make and check case sets.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    phantom = commands.add_parser("phantom", help="make a case set of phantoms: procedural endoscopy")
+    phantom.add_argument("out", type=Path, metavar="OUT", help="folder of the case set")
+    phantom.add_argument("--n", type=int, default=200, help="images of the split train; a fifth in each other split")
+    phantom.add_argument("--seed", type=int, default=3, help="seed of the generator")
+    phantom.add_argument("--confounding", type=float, default=0.95,
+                         help="probability that the background tells the finding")  # fmt: skip
+    phantom.add_argument("--size", type=int, default=128, help="side of an image in pixels")
+    check = commands.add_parser("check", help="list all problems of a case set; exit code 1 if there are any")
+    check.add_argument("dir", type=Path, metavar="DIR", help="folder of the case set")
+    found = parser.parse_args(arguments)
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {"phantom": _data_phantom, "check": _data_check}
+    return actions[found.command](found)
+
+
+def _data_phantom(found: argparse.Namespace) -> int:
+    from cogalign.recipe import PhantomSettings
+
+    if found.n < 1:
+        raise UsageError(f"--n: found {found.n}, wanted at least 1")
+    rest = max(1, found.n // 5)
+    settings = PhantomSettings(
+        train=found.n, validation=rest, test=rest, size=found.size, seed=found.seed, confounding=found.confounding
+    )
+    if found.out.is_dir() and any(found.out.iterdir()):
+        raise FileExistsError(f"{found.out}: is not empty; give a new folder")
+    from cogalign.data.phantom import write_phantom
+    from cogalign.training.interrupt import signals_interrupt
+
+    with signals_interrupt():
+        write_phantom(settings, found.out)
+    print(f"{found.out} is written: {found.n} train, {rest} each in validation, test and test_shifted")
+    return 0
+
+
+def _data_check(found: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cogalign.data.check import check_case_set, format_table
+
+    problems = check_case_set(found.dir)
+    if not problems:
+        print(f"{found.dir}: no problems")
+        return 0
+    Console().print(format_table(problems))
+    return EXIT_ERROR
+
+
+def _predict(arguments: list[str]) -> int:
+    """`cogalign predict MODEL IMAGE...`."""
+    parser = _Parser(prog="cogalign predict", description="What a model says about images. Not a medical device.")
+    parser.add_argument("model", metavar="MODEL",
+                        help="an export, a hub id, tiny, or a PEFT adapter folder (its base is read from it)")  # fmt: skip
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
+    parser.add_argument("--question", default=None, help="question asked of each image (default: the paper's)")
+    parser.add_argument("--max-completion-length", type=int, default=512, help="longest answer in tokens")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
+    found = parser.parse_args(arguments)
+    if found.max_completion_length < 1:
+        raise UsageError(f"--max-completion-length: found {found.max_completion_length}, wanted at least 1")
+    from cogalign.generation.predict import predict, show
+
+    for answer in predict(found.model, found.images, found.question, max_completion_length=found.max_completion_length):
+        print(show(answer, as_json=found.json), flush=True)
+    return 0

@@ -1,0 +1,1 @@
+"""Clinical cognition in words: findings, reports, keywords, templates. No torch."""

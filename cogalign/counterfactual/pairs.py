@@ -1,0 +1,88 @@
+"""The row of a counterfactual: its findings, report and keywords follow from what was done to the image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from cogalign.cognition.keywords import extract
+from cogalign.cognition.report import parse, render
+from cogalign.cognition.templates import removal_report, transplant_report
+from cogalign.counterfactual.interventions import Edited, Move
+from cogalign.counterfactual.plan import Edit, Task
+from cogalign.data.case import Box, Case
+from cogalign.recipe import Fill
+
+
+def counterfactual_case(task: Task, edit: Edit, edited: Edited, fill: Fill, background: Case | None) -> Case:
+    """The case of one counterfactual.
+
+    Removal: nothing is found any more, the location stays. Control and background: findings, report and keywords
+    stay. Transplant: findings and the lesion's sections follow the lesion; organ and location follow the new image.
+
+    Args:
+        task: the source case.
+        edit: what was planned.
+        edited: what was done.
+        fill: the operator; not noted for a background intervention, which paints nothing over mucosa.
+        background: for a transplant, the case on which the lesion lies now.
+
+    Raises:
+        ValueError: a transplant without background.
+    """
+    source = task.case
+    # The source's own attributes stay with the source: some of them are no longer true here.
+    attributes: dict[str, Any] = {"touched_share": round(float(edited.touched.mean()), 5)}
+    common = replace(
+        source,
+        id=edit.id,
+        file_name=f"images/{edit.name}.png",
+        mask_file_name=f"masks/{edit.name}.png",
+        source_file_name=task.source_file_name,
+        attributes=attributes,
+        counterfactual_of=source.id,
+        intervention=edit.intervention,
+        fill=None if edit.intervention == "background" else fill,
+    )
+    if edit.intervention == "removal":
+        report = removal_report(parse(source.answer))
+        return replace(
+            common,
+            findings=("normal",),
+            boxes=(),
+            answer=render(report),
+            keywords=extract(report),
+        )
+    if edit.intervention == "transplant":
+        if background is None:
+            raise ValueError(f"counterfactual {edit.id!r}: a transplant needs a background, found none")
+        report = transplant_report(parse(source.answer), parse(background.answer))
+        return replace(
+            common,
+            organ=background.organ,
+            boxes=moved_boxes(source, edited.moves),
+            answer=render(report),
+            keywords=extract(report),
+            background_of=background.id,
+            attributes=attributes | {"background_findings": list(background.findings)},
+        )
+    return replace(common, attributes=attributes | {"changed": list(edited.changed)}) if edited.changed else common
+
+
+def moved_boxes(source: Case, moves: tuple[Move, ...]) -> tuple[Box, ...]:
+    """Where the lesions of a transplant lie now; each keeps the finding of the box that it came from."""
+    boxes = []
+    for move in moves:
+        origin = max(source.boxes, key=lambda box: _shared(box, move.source), default=None)
+        if origin is not None and _shared(origin, move.source) > 0:
+            boxes.append(Box(origin.finding, *move.target))
+        elif len(source.findings) == 1:
+            boxes.append(Box(source.findings[0], *move.target))
+    return tuple(boxes)
+
+
+def _shared(box: Box, other: tuple[int, int, int, int]) -> int:
+    """Pixels that two boxes share."""
+    width = min(box.xmax, other[2]) - max(box.xmin, other[0])
+    height = min(box.ymax, other[3]) - max(box.ymin, other[1])
+    return max(0, width) * max(0, height)

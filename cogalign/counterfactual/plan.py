@@ -1,0 +1,171 @@
+"""Which cases get which interventions, and what is left out and why. Decided from the rows; no image is opened."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from cogalign.cognition.taxonomy import FINDINGS
+from cogalign.counterfactual.interventions import stream
+from cogalign.data.case import Case
+from cogalign.data.caseset import CaseSet
+from cogalign.recipe import CounterfactualSettings, Intervention
+
+T = TypeVar("T")
+CANDIDATES = 4
+"""Backgrounds drawn for a transplant; the next one is tried where the lesion does not fit."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One counterfactual to be made.
+
+    Attributes:
+        id: of the counterfactual case.
+        name: stem of its files.
+        intervention: what is done.
+        index: which of the `per_case` ones, from 0.
+        backgrounds: for a transplant, the cases on which it is tried, in order.
+    """
+
+    id: str
+    name: str
+    intervention: Intervention
+    index: int
+    backgrounds: tuple[Case, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A source case, the file that its copy gets, and all that is made of it."""
+
+    case: Case
+    source_file_name: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tasks in the case set's order, and how many source cases each reason left out."""
+
+    tasks: tuple[Task, ...]
+    left_out: dict[str, int]
+
+
+def exclusion(case: Case) -> str | None:
+    """Why no counterfactual can be made of a case, or None.
+
+    A mask must say where the lesions are, and each finding must be focal: a diffuse disease is still there when a
+    part of the mucosa is painted over.
+    """
+    unknown = [finding for finding in case.findings if finding not in FINDINGS]
+    if case.counterfactual_of is not None:
+        return "is a counterfactual"
+    if case.is_normal:
+        return "normal: no lesion"
+    if unknown:
+        return f"finding not in the taxonomy: {unknown[0]}"
+    diffuse = [finding for finding in case.findings if not FINDINGS[finding].focal]
+    if diffuse:
+        return f"finding not focal: {diffuse[0]}"
+    if case.mask_file_name is None:
+        return "no mask"
+    return None
+
+
+def make_plan(case_set: CaseSet, settings: CounterfactualSettings) -> Plan:
+    """Plan all counterfactuals of a case set.
+
+    Args:
+        case_set: factual cases.
+        settings: splits, interventions, number a case, limit, seed.
+
+    Raises:
+        ValueError: a split is not there, or no case of the splits can be used.
+    """
+    positions = {case.id: position for position, case in enumerate(case_set.cases)}
+    left_out: Counter[str] = Counter()
+    tasks: list[Task] = []
+    for split in settings.splits:
+        cases = case_set.split(split)
+        reasons = {case.id: exclusion(case) for case in cases}
+        left_out.update(reason for reason in reasons.values() if reason is not None)
+        usable = [case for case in cases if reasons[case.id] is None]
+        chosen = spread_evenly(usable, settings.limit)
+        if len(chosen) < len(usable):
+            left_out["beyond the limit"] += len(usable) - len(chosen)
+        backgrounds = Backgrounds([case for case in cases if reasons[case.id] is None or case.is_normal])
+        tasks += [_task(case, positions[case.id], backgrounds, settings) for case in chosen]
+    if not tasks:
+        reasons_text = ", ".join(f"{reason} ({count})" for reason, count in left_out.most_common(4))
+        raise ValueError(
+            f"{case_set.root}: no case of the splits {', '.join(settings.splits)} has a focal lesion with a mask, "
+            f"wanted at least one; left out: {reasons_text}"
+        )
+    tasks.sort(key=lambda task: positions[task.case.id])
+    return Plan(tuple(tasks), dict(left_out.most_common()))
+
+
+def spread_evenly(cases: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` of the cases (or ids) at even distances, in order."""
+    if limit is None or limit >= len(cases):
+        return list(cases)
+    return [cases[(2 * k + 1) * len(cases) // (2 * limit)] for k in range(limit)]
+
+
+class Backgrounds:
+    """Partners for transplants: the cases of a split whose mucosa is clear, or can be cleared with their mask.
+
+    A finding (or `normal`) is drawn uniformly first, then a case with it: so the background tells nothing of the
+    transplanted finding, and rare findings lend their backgrounds as often as common ones.
+    """
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self._pools: dict[tuple[str, str], list[Case]] = defaultdict(list)
+        self._organs = sorted({case.organ for case in cases})
+        for case in cases:
+            for finding in case.findings:
+                self._pools[case.organ, finding].append(case)
+
+    def draw(self, case: Case, rng: np.random.Generator, count: int = CANDIDATES) -> tuple[Case, ...]:
+        """Up to `count` different partners of another group whose organ can have all findings of the case."""
+        organs = [organ for organ in self._organs if compatible(case, organ)]
+        pools: dict[str, list[Case]] = defaultdict(list)
+        for organ, finding in sorted(self._pools):
+            if organ in organs:
+                pools[finding] += self._pools[organ, finding]
+        drawn: dict[str, Case] = {}
+        findings = sorted(pools)
+        for _ in range(8 * count if findings else 0):
+            pool = pools[findings[rng.integers(len(findings))]]
+            partner = pool[rng.integers(len(pool))]
+            if partner.id != case.id and not (case.group and partner.group == case.group):
+                drawn.setdefault(partner.id, partner)
+            if len(drawn) == count:
+                break
+        return tuple(drawn.values())
+
+
+def compatible(case: Case, organ: str) -> bool:
+    """Whether all findings of the case occur in the organ: it is the case's own, or the taxonomy says so."""
+    return organ == case.organ or all(organ in FINDINGS[finding].organs for finding in case.findings)
+
+
+def _task(case: Case, position: int, backgrounds: Backgrounds, settings: CounterfactualSettings) -> Task:
+    """The edits of one case. Files are named by position: ids may hold any character, and names of splits."""
+    edits = []
+    for intervention in settings.interventions:
+        # A removal has no chance in it: a second one would be the same.
+        for index in range(1 if intervention == "removal" else settings.per_case):
+            suffix = f"-{index}" if settings.per_case > 1 and intervention != "removal" else ""
+            partners: tuple[Case, ...] = ()
+            if intervention == "transplant":
+                partners = backgrounds.draw(case, stream(settings.seed, case.id, "partner", index))
+            name = f"{position:06d}-{intervention}{suffix}"
+            edits.append(Edit(f"{case.id}-{intervention}{suffix}", name, intervention, index, partners))
+    return Task(case, f"sources/{position:06d}{Path(case.file_name).suffix.lower()}", tuple(edits))

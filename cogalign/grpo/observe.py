@@ -1,0 +1,56 @@
+"""What is logged of a rollout, under TRL's metric names. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from cogalign.data.case import Case
+from cogalign.generation.hf import Completion
+
+
+def rollout_metrics(completions: Sequence[Completion], limit: int) -> dict[str, float]:
+    """Lengths of the completions in tokens, and the share that was cut off at `limit`."""
+    lengths = [len(c.token_ids) for c in completions]
+    ended = [len(c.token_ids) for c in completions if c.finished] or [0]
+    return {
+        "completions/mean_length": fmean(lengths),
+        "completions/min_length": float(min(lengths)),
+        "completions/max_length": float(max(lengths)),
+        "completions/mean_terminated_length": fmean(ended),
+        "completions/min_terminated_length": float(min(ended)),
+        "completions/max_terminated_length": float(max(ended)),
+        "completions/clipped_ratio": fmean([0.0 if c.finished else 1.0 for c in completions]),
+    }
+
+
+def reward_metrics(grouped: Tensor, single: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Mean reward, mean spread within the groups [P, G], and mean and spread of each reward [N, R]."""
+    metrics = {"reward": float(grouped.nanmean()), "reward_std": float(grouped.std(dim=1).nanmean())}
+    for index, name in enumerate(names):
+        values = single[:, index]
+        known = values[~values.isnan()]
+        metrics[f"rewards/{name}/mean"] = float(known.mean()) if len(known) else float("nan")
+        metrics[f"rewards/{name}/std"] = float(known.std()) if len(known) > 1 else 0.0
+    return metrics
+
+
+def sample_rows(
+    cases: Sequence[Case], images: Sequence[Image.Image], completions: Sequence[Completion], group: int, limit: int = 8
+) -> list[dict[str, Any]]:
+    """Rows of a table of samples: the first completion of some prompts, spread over the step."""
+    stride = max(1, len(cases) // limit)
+    return [
+        {
+            "image": images[index],
+            "id": cases[index].id,
+            "intervention": cases[index].intervention or "factual",
+            "findings": ", ".join(cases[index].findings),
+            "completion": completions[index * group].text,
+        }
+        for index in range(0, len(cases), stride)
+    ]

@@ -1,0 +1,123 @@
+"""Stage 3 from a recipe: SFT checkpoint, factual cases and counterfactuals in, aligned checkpoint out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from cogalign.data.case import Case
+from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.grpo.mix import PromptSampler
+from cogalign.grpo.module import GrpoModule
+from cogalign.models.adapt import save_checkpoint, set_trainable, train_all
+from cogalign.models.load import LoadedModel, load_model, parameter_counts
+from cogalign.recipe import PARTS, Recipe
+from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
+from cogalign.training.context import StageContext
+from cogalign.training.progress import say
+from cogalign.training.seeding import derive_seed, seed_everything
+from cogalign.training.tracking import build_loggers, finish_tracking
+from cogalign.training.trainer import build_trainer, fit_or_resume
+
+SPLIT = "train"
+
+
+class PairReader:
+    """Images of factual cases and of counterfactuals, each from its own case set."""
+
+    def __init__(self, factual: CaseSet, counterfactual: CaseSet | None) -> None:
+        self.factual, self.counterfactual = factual, counterfactual
+
+    def __call__(self, case: Case) -> Image.Image:
+        """The image of a case."""
+        if case.intervention is None:
+            return self.factual.image(case)
+        assert self.counterfactual is not None
+        return self.counterfactual.image(case)
+
+    def pools(self) -> dict[str, list[Case]]:
+        """Training cases by intervention."""
+        found: dict[str, list[Case]] = {part: [] for part in PARTS if part != "factual"}
+        for case in self.counterfactual.cases if self.counterfactual else ():
+            if case.split == SPLIT and case.intervention in found:
+                found[case.intervention].append(case)
+        return found
+
+
+def open_cases(context: StageContext) -> PairReader:
+    """Both case sets; the counterfactual one only if the mix asks for it.
+
+    Raises:
+        FileNotFoundError: the mix asks for counterfactuals and the stage `counterfactual` has not run.
+    """
+    mix = context.recipe.grpo.mix
+    wanted = [part for part in PARTS if part != "factual" and getattr(mix, part) > 0]
+    factual = read_case_set(context.case_set_dir)
+    if not wanted:
+        return PairReader(factual, None)
+    if not (context.counterfactual_dir / "metadata.jsonl").is_file():
+        raise FileNotFoundError(
+            f"{context.counterfactual_dir}: grpo.mix asks for {', '.join(wanted)}, but there are no counterfactuals; "
+            "run the stage counterfactual first"
+        )
+    return PairReader(factual, read_case_set(context.counterfactual_dir))
+
+
+def prepare_model(context: StageContext) -> LoadedModel:
+    """The SFT model, trainable in the way stage 1 trained it."""
+    recipe = context.recipe
+    loaded = load_model(recipe.model, context.checkpoint("sft"), device="cpu")
+    loaded.model.requires_grad_(False)
+    if hasattr(loaded.model, "peft_config"):
+        set_trainable(loaded)
+    else:
+        train_all(loaded, recipe.sft.freeze_vision, recipe.sft.freeze_projector)
+    return loaded
+
+
+def build_module(recipe: Recipe, loaded: LoadedModel, cases: PairReader, rank: int, world_size: int) -> GrpoModule:
+    """The LightningModule of one rank."""
+    settings = recipe.grpo
+    sampler = PromptSampler(
+        cases.factual.split(SPLIT),
+        cases.pools(),
+        settings.mix,
+        settings.prompts_per_step,
+        derive_seed(recipe.seed, "grpo"),
+        settings.keep_pairs,
+        rank,
+        world_size,
+    )
+    seed = derive_seed(recipe.seed, "sampling")
+    return GrpoModule(loaded, settings, sampler, cases, recipe.data.question, seed, recipe.tracking.sample_every)
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Train, write `adapter/` or `model/` into the stage's folder, and return the last metrics."""
+    recipe, settings = context.recipe, context.recipe.grpo
+    seed_everything(derive_seed(recipe.seed, "grpo"))
+    loaded = prepare_model(context)
+    interrupt = Interrupt()
+    trainer = build_trainer(
+        recipe,
+        folder=context.folder,
+        max_steps=settings.steps,
+        callbacks=[
+            Progress("grpo", settings.steps),
+            ResumeCheckpoint(context.folder, settings.checkpoint_every, interrupt),
+            interrupt,
+        ],
+        loggers=build_loggers(recipe, context),
+    )
+    module = build_module(recipe, loaded, open_cases(context), trainer.global_rank, trainer.world_size)
+    say(f"grpo: {settings.prompts_per_step} prompts x {settings.num_generations} completions a step")
+    # the module knows its own position; the loader only counts rollouts
+    rollouts: DataLoader[Any] = DataLoader(range(settings.steps), batch_size=None)  # type: ignore[arg-type]
+    fit_or_resume(trainer, module, rollouts, context.folder, "grpo")
+    if trainer.is_global_zero:
+        save_checkpoint(loaded, context.folder)
+    finish_tracking()
+    last = {name: module.shown_metrics.get(name) for name in ("reward", "kl", "entropy", "frac_reward_zero_std")}
+    return {"steps": module.optimizer_step_count, "num_tokens": module.tokens_seen, **parameter_counts(loaded.model), **last}

@@ -1,0 +1,116 @@
+"""Make a model trainable: LoRA on the language model, or full weights with vision and projector frozen or not.
+
+The policy is the adapter `default` (PEFT's name); the reference of GRPO is a frozen copy of it, the
+adapter `reference`, on the same base weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cogalign.models.load import LoadedModel
+from cogalign.recipe import LoraSettings
+
+POLICY, REFERENCE = "default", "reference"
+
+
+def add_lora(loaded: LoadedModel, lora: LoraSettings, seed: int) -> LoadedModel:
+    """The model with a fresh adapter on all linear layers of its language model; all else is frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=loaded.family.lora_targets(loaded.model),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        loaded.model = get_peft_model(loaded.model, config, autocast_adapter_dtype=True)
+    return loaded
+
+
+def train_all(loaded: LoadedModel, freeze_vision: bool, freeze_projector: bool) -> LoadedModel:
+    """Make all weights trainable but the vision encoder's and the projector's, as asked."""
+    family = loaded.family
+    for name, parameter in loaded.model.named_parameters():
+        frozen = (freeze_vision and family.is_vision(name)) or (freeze_projector and family.is_projector(name))
+        parameter.requires_grad_(not frozen)
+    return loaded
+
+
+def set_trainable(loaded: LoadedModel) -> None:
+    """Make the policy adapter of an opened checkpoint trainable, and nothing else."""
+    for name, parameter in loaded.model.named_parameters():
+        parameter.requires_grad_(f".{POLICY}." in name and "lora_" in name)
+
+
+class Reference:
+    """The frozen model that GRPO's KL divergence is taken from.
+
+    With an adapter it is a frozen copy of the adapter on the same base weights; with full weights a
+    frozen copy of the model; `None` parameters are shared.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._copy: nn.Module | None = None
+        if hasattr(loaded.model, "peft_config"):
+            model = loaded.model
+            model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[POLICY]))
+            _copy_adapter(model)
+            model.set_adapter(POLICY)
+            set_trainable(loaded)
+        else:
+            self._copy = copy.deepcopy(loaded.model).eval().requires_grad_(False)
+
+    @contextmanager
+    def active(self) -> Iterator[Any]:
+        """The reference model, without gradient, inside the block."""
+        with torch.no_grad():
+            if self._copy is not None:
+                yield self._copy
+                return
+            model = self._loaded.model
+            model.base_model.set_adapter(REFERENCE)
+            try:
+                yield model
+            finally:
+                model.base_model.set_adapter(POLICY)
+                set_trainable(self._loaded)
+
+
+def _copy_adapter(model: nn.Module) -> None:
+    """Copy the weights of the adapter `default` into the adapter `reference`."""
+    state = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in state.items():
+            if f".{REFERENCE}." in name or name.endswith(f".{REFERENCE}"):
+                parameter.copy_(state[name.replace(f".{REFERENCE}", f".{POLICY}")])
+                parameter.requires_grad_(False)
+
+
+def save_checkpoint(loaded: LoadedModel, folder: Path) -> Path:
+    """Write the adapter (PEFT's format) to `folder/adapter`, or the full model to `folder/model`, by rename."""
+    is_adapter = hasattr(loaded.model, "peft_config")
+    final = folder / ("adapter" if is_adapter else "model")
+    temporary = folder / f".{final.name}.partial"
+    shutil.rmtree(temporary, ignore_errors=True)
+    if is_adapter:
+        loaded.model.save_pretrained(str(temporary), selected_adapters=[POLICY], safe_serialization=True)
+    else:
+        loaded.model.save_pretrained(str(temporary))
+        loaded.processor.save_pretrained(str(temporary))
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    return final

@@ -1,0 +1,87 @@
+"""From images and questions to tensors: left-padded prompts, and completions appended on the right.
+
+One layout for SFT, sampling and scoring, `[padding | prompt | completion | padding]`, made by the same
+two functions: the token ids that are trained are the token ids that are sampled and scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+Inputs = dict[str, Tensor]
+
+
+def chat_prompt(processor: Any, question: str) -> str:
+    """The text of a prompt: one image, then the question, then the head of the answer."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def encode_prompts(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> Inputs:
+    """Tensors of P prompts: `input_ids`, `attention_mask` [P, L] (left padded), pixels and what the family needs.
+
+    Raises:
+        ValueError: numbers of images and questions differ, or a question holds an image placeholder.
+    """
+    if len(images) != len(questions):
+        raise ValueError(f"found {len(images)} images and {len(questions)} questions, wanted as many of each")
+    placeholder = getattr(processor, "image_token", None)
+    for question in questions:
+        if placeholder and placeholder in question:
+            raise ValueError(f"question {question!r}: the image placeholder {placeholder} may not occur in it")
+    texts = [chat_prompt(processor, question) for question in questions]
+    batch = processor(
+        text=texts, images=[[image] for image in images], padding=True, padding_side="left", return_tensors="pt"
+    )
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def encode_answers(processor: Any, answers: Sequence[str]) -> list[list[int]]:
+    """Token ids of answers, each closed by the end-of-sequence token."""
+    tokenizer = processor.tokenizer
+    return [[*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id] for answer in answers]
+
+
+def pad_completions(completions: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Right-padded token ids [N, T] and their mask [N, T]."""
+    length = max(1, max((len(c) for c in completions), default=1))
+    ids = torch.full((len(completions), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(completions), length), dtype=torch.long)
+    for row, completion in enumerate(completions):
+        ids[row, : len(completion)] = torch.as_tensor(list(completion), dtype=torch.long)
+        mask[row, : len(completion)] = 1
+    return ids, mask
+
+
+def append_completions(prompt: Inputs, ids: Tensor, mask: Tensor) -> tuple[Inputs, Tensor]:
+    """Full sequences of P prompts with one completion each, and labels (-100 on prompt and padding).
+
+    Args:
+        prompt: tensors of `encode_prompts`.
+        ids, mask: [P, T] of `pad_completions`.
+    """
+    shape = prompt["input_ids"].shape
+    full: Inputs = {}
+    for name, value in prompt.items():
+        if name == "input_ids":
+            full[name] = torch.cat([value, ids], 1)
+        elif name == "attention_mask":
+            full[name] = torch.cat([value, mask], 1)
+        elif value.shape == shape:  # per-token types: completions hold text only
+            full[name] = torch.cat([value, torch.zeros_like(ids)], 1)
+        else:
+            full[name] = value
+    ignored = torch.full_like(prompt["input_ids"], -100)
+    labels = torch.cat([ignored, ids.masked_fill(mask == 0, -100)], 1)
+    return full, labels
+
+
+def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:
+    """The tensors on `device`."""
+    return {name: value.to(device) for name, value in inputs.items()}

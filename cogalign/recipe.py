@@ -1,0 +1,415 @@
+"""The typed recipe: one dataclass for each part of a run.
+
+A recipe is one YAML file which says a whole run. Its keys are the fields below; every one can be
+overridden on the command line (``--sft.steps 10``). No heavy import belongs here: `cogalign --help`
+reads this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Intervention = Literal["removal", "control", "transplant", "background"]
+Fill = Literal["gaussian_blur", "white", "surround_blur"]
+INTERVENTIONS: tuple[Intervention, ...] = ("removal", "control", "transplant", "background")
+PARTS = ("factual", "removal", "control", "transplant")
+
+
+def _require(condition: bool, field_name: str, found: object, wanted: str) -> None:
+    """Raise a `ValueError` that names the field, what was found and what is valid."""
+    if not condition:
+        raise ValueError(f"{field_name}: found {found!r}, wanted {wanted}")
+
+
+@dataclass
+class ModelSettings:
+    """The multimodal LLM that is aligned."""
+
+    name: str = "tiny"
+    """`tiny` (the packaged base of about one million parameters), `tiny-random`, a hub id or a folder in hub layout."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the weights; `auto` is bfloat16 on a GPU that has it, else float32."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of transformers."""
+    min_pixels: int | None = None
+    """Least number of pixels to which the processor resizes an image; None keeps the processor's own."""
+    max_pixels: int | None = None
+    """Largest number of pixels of an image (paper: 450,560 = 440 visual tokens); None keeps the processor's own."""
+
+
+@dataclass
+class LoraSettings:
+    """Low-rank adapters on the linear layers of the language model."""
+
+    r: int = 16
+    """Rank (paper: 16)."""
+    alpha: int = 32
+    """Scale numerator (paper: 32)."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input."""
+
+    def __post_init__(self) -> None:
+        _require(self.r >= 1, "lora.r", self.r, "at least 1")
+        _require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "a share in [0, 1)")
+
+
+@dataclass
+class PhantomSettings:
+    """Procedural endoscopy made for this run."""
+
+    train: int = 2000
+    """Images of the split `train`."""
+    validation: int = 100
+    """Images of the split `validation`."""
+    test: int = 300
+    """Images of the split `test`, and as many of `test_shifted`."""
+    size: int = 128
+    """Side of an image in pixels."""
+    seed: int = 3
+    """Seed of the generator."""
+    confounding: float = 0.95
+    """Probability that the background (guide box colour, border, hue) tells the finding."""
+    multi_label: float = 0.12
+    """Share of the images that hold two different findings."""
+    text: Literal["report", "description"] = "report"
+    """`report`: clinical reports with diagnoses; `description`: plain looks, no diagnoses (for the base model)."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.confounding <= 1, "data.phantom.confounding", self.confounding, "a share in [0, 1]")
+        _require(self.size >= 32, "data.phantom.size", self.size, "at least 32 pixels")
+
+
+@dataclass
+class ImportSettings:
+    """One public data set on disk, in its official layout."""
+
+    layout: str
+    """`kvasir-seg`, `hyperkvasir`, `kvasir-v2` or `gastrovision`."""
+    path: str
+    """Folder of the data set, relative to `data.root`."""
+    limit: int | None = None
+    """At most so many cases for each finding (the first by file name)."""
+
+
+@dataclass
+class DataSettings:
+    """Where the cases come from: exactly one of `case_set`, `phantom`, `imports`."""
+
+    case_set: str | None = None
+    """A case set (imagefolder with metadata.jsonl) on disk."""
+    phantom: PhantomSettings | None = None
+    """Make phantoms for this run."""
+    imports: list[ImportSettings] | None = None
+    """Import public data sets below `root`."""
+    root: str = "."
+    """Folder that holds the public data sets; no import leaves it."""
+    image_side: int | None = None
+    """Resize all imported images to squares of this side, so that resolution does not give the class away."""
+    test_share: float = 0.2
+    """Share of the groups that imports put into `test`; as large a share of the rest, halved, is `validation`."""
+    question: str = "Based on the image, what is the diagnosis?"
+    """The question of every prompt (paper's query)."""
+    seed: int = 3
+    """Seed of the split of imported cases."""
+
+
+@dataclass
+class TrainerSettings:
+    """What Lightning's trainer runs on."""
+
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
+    devices: int | str = "auto"
+    """Number of devices, or `auto`."""
+    num_nodes: int = 1
+    """Number of machines."""
+    strategy: str = "auto"
+    """Lightning's strategy: `auto` or `ddp`."""
+    precision: Literal["auto", "32-true", "bf16-true", "bf16-mixed"] = "auto"
+    """`auto` is bf16-mixed where the device has bfloat16 arithmetic, else 32-true."""
+    threads: int | None = None
+    """CPU threads of torch; None leaves torch's choice."""
+
+
+@dataclass
+class TrackingSettings:
+    """Weights & Biases; a CSV file is always written beside it."""
+
+    wandb: bool = True
+    """Log to wandb (offline unless WANDB_MODE says otherwise)."""
+    project: str = "cogalign"
+    """wandb project."""
+    entity: str | None = None
+    """wandb team or user."""
+    sample_every: int = 50
+    """Optimizer steps between two tables of sampled completions with images; 0 for none."""
+
+
+@dataclass
+class SftSettings:
+    """Stage 1: supervised fine-tuning on hierarchical clinical cognition."""
+
+    steps: int = 400
+    """Optimizer steps (paper: 400)."""
+    batch_size: int = 16
+    """Samples a forward pass and device."""
+    accumulate: int = 1
+    """Forward passes an optimizer step (paper: global batch 128)."""
+    learning_rate: float = 1e-4
+    """Peak learning rate (paper: 1e-4)."""
+    warmup_share: float = 0.03
+    """Share of the steps with a linear warm-up; cosine decay to zero after it."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
+    """Adapters; null trains all weights that are not frozen."""
+    freeze_vision: bool = True
+    """Keep the vision encoder fixed (paper: yes)."""
+    freeze_projector: bool = True
+    """Keep the projector (the patch merger) fixed (paper: yes)."""
+    max_length: int = 2048
+    """Longest sequence in tokens, image tokens included; a longer sample is an error, never cut."""
+    validate_every: int = 100
+    """Optimizer steps between two validations; 0 for none."""
+    validation_limit: int = 64
+    """Cases of a validation."""
+    checkpoint_every: int = 100
+    """Optimizer steps between two checkpoints from which an interrupted stage goes on."""
+    workers: int = 0
+    """Processes that load images."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "max_length", "checkpoint_every"):
+            _require(getattr(self, name) >= 1, f"sft.{name}", getattr(self, name), "at least 1")
+        _require(self.learning_rate > 0, "sft.learning_rate", self.learning_rate, "a positive number")
+
+
+@dataclass
+class CounterfactualSettings:
+    """Stage 2: counterfactual cases."""
+
+    splits: list[str] = field(default_factory=lambda: ["train", "test"])
+    """Splits for which counterfactuals are made; GRPO reads `train`, the audit `test`."""
+    interventions: list[Intervention] = field(
+        default_factory=lambda: ["removal", "control", "transplant", "background"]
+    )
+    """What is done to a case with a lesion."""
+    fill: Fill = "gaussian_blur"
+    """Operator inside the mask (paper: gaussian_blur; its ablation: white); `surround_blur` leaves the lesion's own colours out."""
+    sigma: float = 0.5
+    """Sigma of the blur over the radius of the lesion (of a disc of equal area)."""
+    feather: float = 0.12
+    """Width of the soft edge over the radius of the lesion."""
+    dilate: float = 0.12
+    """Growth of the mask before the feather, over the radius of the lesion."""
+    per_case: int = 1
+    """Counterfactuals of each intervention a case."""
+    limit: int | None = None
+    """At most so many source cases a split (spread evenly); None for all."""
+    min_area: float = 0.002
+    """Smallest lesion over the image's area; smaller ones are left out and counted."""
+    max_area: float = 0.5
+    """Largest lesion over the image's area."""
+    gallery: int = 24
+    """Cases on the HTML contact sheet."""
+    seed: int = 3
+    """Seed of the interventions; each case has its own stream."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.min_area < self.max_area <= 1, "counterfactual.min_area", self.min_area,
+                 f"a share in (0, max_area = {self.max_area})")  # fmt: skip
+        _require(self.sigma > 0, "counterfactual.sigma", self.sigma, "a positive number")
+
+
+@dataclass
+class RewardWeights:
+    """Weights of the rewards in the sum (paper: 1, 1, 2)."""
+
+    format: float = 1.0
+    """All three headings are there."""
+    cognition: float = 1.0
+    """Share of the nine keywords that occur."""
+    diagnosis: float = 2.0
+    """The set of diagnoses equals the case's."""
+
+
+@dataclass
+class MixSettings:
+    """Shares of the prompts of a GRPO step; they are normalised."""
+
+    factual: float = 1.0
+    """Cases as they are."""
+    removal: float = 0.0
+    """Lesion removed: normal."""
+    control: float = 0.0
+    """Same operator off the lesion: label kept."""
+    transplant: float = 0.0
+    """Lesion on another background: label kept."""
+
+    def __post_init__(self) -> None:
+        shares = [getattr(self, part) for part in PARTS]
+        _require(
+            min(shares) >= 0 and sum(shares) > 0, "grpo.mix", shares, "shares of which one is positive, none negative"
+        )
+
+
+@dataclass
+class GrpoSettings:
+    """Stage 3: group relative policy optimization."""
+
+    steps: int = 200
+    """Optimizer steps (paper: 200)."""
+    prompts_per_step: int = 32
+    """Prompts of an optimizer step over all devices (paper: 256 completions / G)."""
+    num_generations: int = 8
+    """G, completions of a prompt (paper: 8)."""
+    micro_batch: int = 32
+    """Prompts sampled and scored at once on a device; gradients are accumulated over the rest."""
+    num_iterations: int = 1
+    """mu, optimizer steps for each batch of completions."""
+    learning_rate: float = 1e-6
+    """Peak learning rate (paper: 1e-6)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up the learning rate stays, or decays to zero."""
+    warmup_share: float = 0.03
+    """Share of the steps with a linear warm-up."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    beta: float = 0.04
+    """Weight of the KL divergence from the SFT model (paper: 0.04); 0 spares the reference pass."""
+    epsilon: float = 0.2
+    """Clip range below the ratio 1."""
+    epsilon_high: float | None = None
+    """Clip range above the ratio 1; None is `epsilon`."""
+    scale_rewards: Literal["group", "none"] = "group"
+    """Advantages are divided by the group's standard deviation, or not."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    top_p: float = 1.0
+    """Nucleus of the sampling; 1 for all tokens."""
+    max_completion_length: int = 512
+    """Longest completion in tokens."""
+    reward_weights: RewardWeights = field(default_factory=RewardWeights)
+    """Weights of the rewards."""
+    mix: MixSettings = field(default_factory=MixSettings)
+    """Shares of factual cases and of each intervention."""
+    keep_pairs: bool = True
+    """A counterfactual comes in the same step as its factual case where the shares allow it."""
+    checkpoint_every: int = 25
+    """Optimizer steps between two checkpoints from which an interrupted stage goes on."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts_per_step", "micro_batch", "num_iterations", "max_completion_length"):
+            _require(getattr(self, name) >= 1, f"grpo.{name}", getattr(self, name), "at least 1")
+        _require(self.num_generations >= 2, "grpo.num_generations", self.num_generations, "at least 2")
+        _require(0 < self.top_p <= 1, "grpo.top_p", self.top_p, "a share in (0, 1]")
+        _require(self.temperature > 0, "grpo.temperature", self.temperature, "a positive number")
+
+
+ModelRole = Literal["base", "sft", "aligned"]
+
+
+@dataclass
+class EvaluateSettings:
+    """Accuracy of the models on the splits of the case set."""
+
+    models: list[ModelRole] = field(default_factory=lambda: ["base", "sft", "aligned"])
+    """Which of the run's models are judged."""
+    splits: list[str] = field(default_factory=lambda: ["test", "test_shifted"])
+    """Splits that are judged, those that the case set has."""
+    limit: int | None = None
+    """At most so many cases a split; None for all."""
+    batch_size: int = 64
+    """Prompts generated at once."""
+    max_completion_length: int = 512
+    """Longest completion in tokens (greedy decoding)."""
+    bootstrap: int = 1000
+    """Resamples of the confidence intervals."""
+
+
+@dataclass
+class AuditSettings:
+    """The causal audit: does the model read the lesion or the background?"""
+
+    models: list[ModelRole] = field(default_factory=lambda: ["base", "sft", "aligned"])
+    """Which of the run's models are judged."""
+    split: str = "test"
+    """The split whose counterfactuals are used; `counterfactual.splits` must hold it."""
+    limit: int | None = None
+    """At most so many cases for each rate; None for all."""
+    batch_size: int = 64
+    """Prompts generated at once."""
+    max_completion_length: int = 512
+    """Longest completion in tokens (greedy decoding)."""
+    bootstrap: int = 1000
+    """Resamples of the confidence intervals."""
+    spots: int = 12
+    """Bubbles and reflections drawn on an image for `spot_drop`."""
+
+
+@dataclass
+class ExportSettings:
+    """The model that is taken home: adapter merged, hub layout, reloaded and compared."""
+
+    model: ModelRole = "aligned"
+    """Which of the run's models is exported."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the weights written; `auto` keeps the type that the model was loaded in."""
+    tolerance: float = 1e-3
+    """Largest difference of a logit between the model in memory and the reloaded export (same dtype)."""
+
+
+STAGES = ("sft", "counterfactual", "grpo", "evaluate", "audit", "export")
+
+
+@dataclass
+class Recipe:
+    """A whole run."""
+
+    name: str = "run"
+    """Name of the run; its folder is `runs/<name>` unless `out` is given."""
+    out: str | None = None
+    """Folder of the run."""
+    seed: int = 1
+    """Seed of the training stages."""
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    """Stages that `cogalign run` goes through, in order."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """The multimodal LLM that is aligned."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """Where the cases come from."""
+    sft: SftSettings = field(default_factory=SftSettings)
+    """Stage 1."""
+    counterfactual: CounterfactualSettings = field(default_factory=CounterfactualSettings)
+    """Stage 2."""
+    grpo: GrpoSettings = field(default_factory=GrpoSettings)
+    """Stage 3."""
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    """Accuracy."""
+    audit: AuditSettings = field(default_factory=AuditSettings)
+    """Lesion or background?"""
+    export: ExportSettings = field(default_factory=ExportSettings)
+    """The model that is taken home."""
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    """What Lightning's trainer runs on."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    """Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        _require(not unknown, "stages", unknown, f"some of {', '.join(STAGES)}")
+        ordered = [stage for stage in STAGES if stage in self.stages]
+        _require(self.stages == ordered, "stages", self.stages, f"the order {ordered}")
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return Path(self.out) if self.out else Path("runs") / self.name

@@ -1,0 +1,112 @@
+"""Stage 1 from a recipe: base model and case set in, adapter (or full model) out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.data.collator import SftCollator, question_of
+from cogalign.data.datamodule import CaseDataset, SftData
+from cogalign.generation.hf import generate
+from cogalign.models.adapt import add_lora, save_checkpoint, train_all
+from cogalign.models.load import LoadedModel, load_model, parameter_counts
+from cogalign.recipe import Recipe
+from cogalign.sft.module import SftModule
+from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
+from cogalign.training.context import StageContext
+from cogalign.training.progress import say
+from cogalign.training.seeding import derive_seed, seed_everything
+from cogalign.training.tracking import build_loggers, finish_tracking
+from cogalign.training.trainer import build_trainer, fit_or_resume
+
+SAMPLES = 4
+SAMPLE_LENGTH = 512
+
+
+def prepare_model(recipe: Recipe) -> LoadedModel:
+    """The base model with what stage 1 trains."""
+    settings = recipe.sft
+    loaded = load_model(recipe.model, device="cpu")
+    loaded.model.requires_grad_(False)
+    if settings.lora is not None:
+        loaded = add_lora(loaded, settings.lora, derive_seed(recipe.seed, "lora"))
+    else:
+        loaded = train_all(loaded, settings.freeze_vision, settings.freeze_projector)
+    loaded.model.train()
+    return loaded
+
+
+def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel) -> SftData:
+    """The loaders; validation on the first cases of the split `validation`, if there is one."""
+    settings = recipe.sft
+    train = CaseDataset(case_set, case_set.split("train"))
+    validation = None
+    if settings.validate_every and "validation" in case_set.splits:
+        validation = CaseDataset(case_set, case_set.split("validation")[: settings.validation_limit])
+    collate = SftCollator(loaded.processor, recipe.data.question, settings.max_length)
+    batches = settings.steps * settings.accumulate
+    return SftData(
+        train, validation, collate, settings.batch_size, batches, derive_seed(recipe.seed, "sft"), settings.workers
+    )
+
+
+def _sample_writer(recipe: Recipe, data: SftData, loaded: LoadedModel) -> Any:
+    """A function that lets the model write on a few validation cases, for the table of samples."""
+    dataset = data.validation
+    if dataset is None or not recipe.tracking.sample_every:
+        return None
+    assert isinstance(dataset, CaseDataset)
+
+    def write() -> list[dict[str, Any]]:
+        pairs = [dataset[index] for index in range(min(SAMPLES, len(dataset)))]
+        completions = generate(
+            loaded,
+            [image for _, image in pairs],
+            [question_of(case, recipe.data.question) for case, _ in pairs],
+            max_completion_length=min(SAMPLE_LENGTH, recipe.evaluate.max_completion_length),
+        )
+        return [
+            {"image": image, "id": case.id, "answer": case.answer, "completion": group[0].text}
+            for (case, image), group in zip(pairs, completions, strict=True)
+        ]
+
+    return write
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Train, write `adapter/` or `model/` into the stage's folder, and return the last metrics."""
+    recipe, settings = context.recipe, context.recipe.sft
+    seed_everything(derive_seed(recipe.seed, "sft"))
+    loaded = prepare_model(recipe)
+    data = prepare_data(recipe, read_case_set(context.case_set_dir), loaded)
+    module = SftModule(loaded, settings, _sample_writer(recipe, data, loaded))
+    interrupt = Interrupt()
+    callbacks = [
+        Progress("sft", settings.steps),
+        ResumeCheckpoint(context.folder, settings.checkpoint_every, interrupt),
+        interrupt,
+    ]
+    options: dict[str, Any] = {"val_check_interval": 1.0, "limit_val_batches": 0}
+    if data.validation is not None:
+        # Lightning counts batches here, not steps, and wants no interval beyond the last batch
+        every = min(settings.validate_every, settings.steps) * settings.accumulate
+        options = {"val_check_interval": every, "check_val_every_n_epoch": None}
+    trainer = build_trainer(
+        recipe,
+        folder=context.folder,
+        max_steps=settings.steps,
+        callbacks=callbacks,
+        loggers=build_loggers(recipe, context),
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.max_grad_norm,
+        **options,
+    )
+    counts = parameter_counts(loaded.model)
+    say(f"sft: {counts['trainable_parameters']:,} of {counts['parameters']:,} parameters are trained")
+    fit_or_resume(trainer, module, data, context.folder, "sft")
+    if trainer.is_global_zero:
+        save_checkpoint(loaded, context.folder)
+    finish_tracking()
+    metrics = {"steps": trainer.global_step, "num_tokens": module.tokens_seen, **counts}
+    metrics |= {"loss": module.shown_metrics.get("loss"), "eval_loss": module.eval_loss}
+    return metrics

@@ -1,0 +1,266 @@
+"""Lightning callbacks that every training stage uses: progress, checkpoints to go on from, interruption."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cogalign.training import interrupt
+from cogalign.training.checkpoints import FOLDER, LAST, commit
+from cogalign.training.interrupt import Interrupted
+from cogalign.training.progress import LINE_EVERY, is_terminal, plain_line, rich_bar, say
+from cogalign.training.seeding import rng_state, set_rng_state
+
+SHOWN = ("loss", "reward", "kl")
+
+
+def optimizer_steps(trainer: Trainer, module: LightningModule) -> int:
+    """Optimizer steps done so far.
+
+    Lightning's `global_step` counts calls of any optimizer; a module with manual optimization keeps
+    its own count in `optimizer_step_count`.
+    """
+    return int(getattr(module, "optimizer_step_count", trainer.global_step))
+
+
+class Progress(Callback):
+    """How far the training is: a rich bar on a terminal, else a plain line every ten seconds.
+
+    Args:
+        description: what is done, e.g. `sft`.
+        total: optimizer steps of the whole stage.
+
+    The values shown are those of `module.shown_metrics` (a mapping) if the module has it, else those
+    that were logged with `self.log`: `loss`, `reward`, `kl`.
+    """
+
+    def __init__(self, description: str, total: int) -> None:
+        self.description = description
+        self.total = total
+        self._bar: Any = None
+        self._task: Any = None
+        self._first = self._printed = 0
+        self._start = self._last_line = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar at the step from which training goes on."""
+        if not trainer.is_global_zero:
+            return
+        self._first = self._printed = optimizer_steps(trainer, pl_module)
+        self._start = self._last_line = time.monotonic()
+        if is_terminal():
+            self._bar = rich_bar()
+            self._bar.start()
+            self._task = self._bar.add_task(self.description, total=self.total, completed=self._first, extra="")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar, or print a line if ten seconds have passed."""
+        if not trainer.is_global_zero:
+            return
+        step = optimizer_steps(trainer, pl_module)
+        values = self._values(trainer, pl_module)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, extra=values)
+        elif time.monotonic() - self._last_line >= LINE_EVERY and step > self._printed:
+            self._line(step, values)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the last line."""
+        step = optimizer_steps(trainer, pl_module) if trainer.is_global_zero else 0
+        if self._bar is None and step > self._printed:
+            self._line(step, self._values(trainer, pl_module))
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the message stands on its own line."""
+        self._close()
+
+    def _line(self, step: int, values: str) -> None:
+        seconds = time.monotonic() - self._start
+        say(plain_line(self.description, step, self.total, seconds, values, before=self._first))
+        self._last_line, self._printed = time.monotonic(), step
+
+    @staticmethod
+    def _values(trainer: Trainer, module: LightningModule) -> str:
+        metrics: Mapping[str, Any] = getattr(module, "shown_metrics", None) or trainer.callback_metrics
+        return "  ".join(f"{name} {float(metrics[name]):.3g}" for name in SHOWN if name in metrics)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class ResumeCheckpoint(Callback):
+    """Saves checkpoints from which a stage goes on bit for bit: every `every` optimizer steps and on interruption.
+
+    They lie in `<folder>/checkpoints/last.ckpt`, the one before in `previous.ckpt`; each is written
+    under a temporary name first. A save happens only when a batch ended with an optimizer step,
+    so no half-accumulated gradient is ever lost. The states of all random generators (one set a rank)
+    are in it; they are set again when training starts, before the first batch is fetched. Validation
+    leaves the generators as it found them, so training does not depend on what it samples.
+
+    Modules change their state in `training_step`: what they do in `on_train_batch_end` comes after
+    the save, and random numbers drawn in `on_train_start` come after the generators were set.
+
+    Args:
+        folder: the stage's folder.
+        every: optimizer steps between two checkpoints.
+        interrupt: the flag that a signal sets; None if signals are not handled.
+    """
+
+    def __init__(self, folder: Path, every: int, interrupt: Interrupt | None = None) -> None:
+        self.folder = folder / FOLDER
+        self.every = every
+        self.interrupt = interrupt
+        self._seen: int | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._before_validation: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random generators of all ranks."""
+        states: list[Any] = [rng_state()]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            states = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, rng_state())
+        return {"rng": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the generators' states until training starts."""
+        self._loaded = state_dict
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the number of optimizer steps, whatever counts them."""
+        checkpoint["cogalign_step"] = optimizer_steps(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the generators: the loader's iterator, which draws a number, has been made by now."""
+        self._seen = optimizer_steps(trainer, pl_module)
+        if self._loaded is not None:
+            states = self._loaded["rng"]
+            if len(states) == trainer.world_size:
+                set_rng_state(states[trainer.global_rank])
+            elif trainer.is_global_zero:
+                say(f"note: the checkpoint was written by {len(states)} processes, these are {trainer.world_size}: "
+                    "training goes on, but not bit for bit")  # fmt: skip
+            self._loaded = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is due, and end the training if a signal asked for it."""
+        step = optimizer_steps(trainer, pl_module)
+        if step == self._seen:
+            return  # gradients are being accumulated
+        stop = self.interrupt is not None and self.interrupt.asked(trainer)
+        due = self._seen is None or step // self.every > self._seen // self.every
+        self._seen = step
+        if due or stop:
+            self.save(trainer, step)
+        if stop and self.interrupt is not None:
+            raise Interrupted(f"{self.interrupt.signal_name}; step {step} is saved")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the generators."""
+        self._before_validation = rng_state()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the generators back."""
+        if self._before_validation is not None:
+            set_rng_state(self._before_validation)
+            self._before_validation = None
+
+    def save(self, trainer: Trainer, step: int) -> None:
+        """Write the newest checkpoint.
+
+        Raises:
+            OSError: it could not be written; the checkpoint before is kept. A full disk is named as such.
+        """
+        temporary = self.folder / f".{LAST}.tmp"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                commit(temporary, self.folder)
+        except (OSError, RuntimeError) as error:
+            if trainer.is_global_zero:
+                temporary.unlink(missing_ok=True)
+            raise self._explained(error, step) from error
+
+    def _explained(self, error: OSError | RuntimeError, step: int) -> OSError | RuntimeError:
+        """A full disk as one clear message; any other error as it is."""
+        if not is_disk_full(error):
+            return error
+        free = shutil.disk_usage(self.folder).free
+        kept = "the checkpoint before it is kept" if (self.folder / LAST).exists() else "there is none before it"
+        return OSError(
+            errno.ENOSPC,
+            f"disk full while writing the checkpoint of step {step} ({free / 2**20:.0f} MiB free); {kept}; "
+            "make room and run the same command again",
+            str(self.folder / LAST),
+        )
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error: torch's file writer raises its own error over the system's."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class Interrupt(Callback):
+    """Ctrl-C, SIGTERM and SIGUSR1 set a flag while a Trainer fits; `ResumeCheckpoint` acts on it at the end of a step.
+
+    Nothing is saved inside a signal handler, where a collective could be cut in two. A second signal
+    ends the training at once; the last checkpoint on disk is then where the next run goes on.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name = ""
+        self._handlers: dict[int, Any] = {}
+
+    def asked(self, trainer: Trainer) -> bool:
+        """Whether any rank got a signal (all ranks call this, all get the same answer)."""
+        mine = bool(self.signal_name)
+        if trainer.world_size > 1:
+            mine = bool(trainer.strategy.reduce_boolean_decision(mine, all=False))
+        if mine and not self.signal_name:
+            self.signal_name = "another process was stopped"
+        return mine
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals (after Lightning has set its own handlers)."""
+        self.signal_name = ""
+        self._handlers = interrupt.install(self._handle)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.signal_name:
+            raise Interrupted(f"{name} again; steps since the last checkpoint are lost")
+        self.signal_name = name
+        say(f"{name}: this step is finished and saved, then the run stops (again: at once)")
+
+    def _restore(self) -> None:
+        interrupt.restore(self._handlers)
+        self._handlers = {}

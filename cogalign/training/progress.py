@@ -1,0 +1,116 @@
+"""Progress of a loop: a rich bar with its rate on a terminal, a plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+T = TypeVar("T")
+
+LINE_EVERY = 10.0
+"""Seconds between two plain lines."""
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether a person looks at the stream (default: standard error, where progress goes)."""
+    stream = sys.stderr if stream is None else stream
+    return bool(getattr(stream, "isatty", lambda: False)())
+
+
+def say(message: str) -> None:
+    """Print one plain line for the user on standard error, at once."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration in seconds as people write it: `7s`, `3m05s`, `2h10m`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def plain_line(
+    description: str, done: int, total: int | None, seconds: float, extra: str = "", *, before: int = 0
+) -> str:
+    """One line of progress, e.g. `sft 40/400 (2.1/s, 2m51s left) loss 0.41`.
+
+    Args:
+        description: what is done.
+        done: items done, those of an earlier try included.
+        total: all items, or None if not known.
+        seconds: time that the items of this try took.
+        extra: text after the rate.
+        before: items that an earlier try had done.
+    """
+    rate = (done - before) / seconds if seconds > 0 else 0.0
+    parts = [f"{rate:.1f}/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s each"]
+    if total is not None and rate > 0 and done < total:
+        parts.append(f"{format_seconds((total - done) / rate)} left")
+    count = f"{done}" if total is None else f"{done}/{total}"
+    return f"{description} {count} ({', '.join(parts)})" + (f" {extra}" if extra else "")
+
+
+def rich_bar(*, transient: bool = False) -> Progress:
+    """A rich bar on standard error: description, bar, count, rate, time left, and the task field `extra`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _rate_column(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[extra]}"),
+    ]
+    return Progress(*columns, console=Console(stderr=True), transient=transient)
+
+
+def _rate_column() -> ProgressColumn:
+    """The column with items a second."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if not speed else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+
+    return RateColumn()
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items and show how far the loop is.
+
+    Args:
+        items: what is gone through.
+        description: what is done with them; shown before the bar.
+        total: number of items; by default the length of `items` if it has one.
+    """
+    if total is None:
+        total = len(items) if isinstance(items, Sized) else None
+    if is_terminal():
+        with rich_bar() as bar:
+            task = bar.add_task(description, total=total, extra="")
+            for item in items:
+                yield item
+                bar.advance(task)
+        return
+    start = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - last >= LINE_EVERY and done != total:
+            last = now
+            say(plain_line(description, done, total, now - start))
+    say(plain_line(description, done, total, time.monotonic() - start))

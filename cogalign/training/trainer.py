@@ -1,0 +1,125 @@
+"""Lightning's trainer as all stages use it, and one call that starts a stage or goes on with it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from cogalign.recipe import Recipe, TrainerSettings
+from cogalign.training.checkpoints import StreamedCheckpoints, latest_checkpoint, step_of
+from cogalign.training.progress import say
+
+NOISE = (
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    ".*GPU available but not used.*",
+    ".*You're resuming from a checkpoint that ended before the epoch ended.*",
+    ".*in eval mode at the start of training.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*`training_step` returned `None`.*",
+)
+
+
+def uses_gpu(settings: TrainerSettings) -> bool:
+    """Whether these settings take an NVIDIA GPU on this machine."""
+    return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def resolve_precision(settings: TrainerSettings) -> str:
+    """Lightning's name of the precision: `auto` is bf16-mixed on a GPU with bfloat16, else 32-true."""
+    if settings.precision != "auto":
+        return settings.precision
+    return "bf16-mixed" if uses_gpu(settings) and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def build_trainer(
+    recipe: Recipe,
+    *,
+    folder: Path,
+    max_steps: int = -1,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    **options: Any,
+) -> Trainer:
+    """A quiet Trainer for one stage.
+
+    Args:
+        recipe: gives the devices, strategy, precision and CPU threads.
+        folder: the stage's folder.
+        max_steps: optimizer steps in Lightning's count; -1 for no limit (manual optimization, predict).
+        callbacks: e.g. `Progress`, `ResumeCheckpoint`, `Interrupt`.
+        loggers: from `tracking.build_loggers`.
+        options: passed on to Lightning's `Trainer` (`accumulate_grad_batches`, `gradient_clip_val`, `val_check_interval`).
+
+    Returns:
+        A Trainer without Lightning's own checkpoints, progress bar, sanity validation and samplers.
+    """
+    settings = recipe.trainer
+    quiet()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    plugins: list[Any] = [StreamedCheckpoints(), *options.pop("plugins", [])]
+    if SLURMEnvironment.detect():
+        # Lightning's own requeue saves inside the signal handler, in the middle of a collective.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    defaults: dict[str, Any] = {
+        "accelerator": settings.accelerator
+        if settings.accelerator != "auto"
+        else ("gpu" if uses_gpu(settings) else "cpu"),
+        "devices": settings.devices if settings.devices != "auto" or uses_gpu(settings) else 1,
+        "num_nodes": settings.num_nodes,
+        "strategy": settings.strategy,
+        "precision": resolve_precision(settings),
+        "max_steps": max_steps,
+        "max_epochs": -1,
+        "default_root_dir": folder,
+        "plugins": plugins,
+        "callbacks": list(callbacks),
+        "logger": list(loggers) or False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "use_distributed_sampler": False,
+    }
+    return Trainer(**{**defaults, **options})
+
+
+def fit_or_resume(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule | Any, folder: Path, stage: str
+) -> None:
+    """Train from the start, or from the newest checkpoint in the stage's folder, and say which.
+
+    Args:
+        trainer: from `build_trainer`.
+        module: what is trained.
+        data: a LightningDataModule or a train loader.
+        folder: the stage's folder.
+        stage: its name, for the message.
+
+    Raises:
+        Interrupted: a signal ended the training; a checkpoint was saved.
+        OSError: the disk is full.
+    """
+    checkpoint = latest_checkpoint(folder)
+    if checkpoint is not None and trainer.is_global_zero:
+        say(f"{stage}: going on after step {step_of(checkpoint)} ({checkpoint})")
+    where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
+    trainer.fit(module, ckpt_path=checkpoint, weights_only=True, **where)
+
+
+def quiet() -> None:
+    """Keep Lightning's advertisements and remarks that our settings make pointless off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from cogalign.counterfactual.parts import Parts, digest, read_left_out
+from cogalign.counterfactual.plan import Edit, Plan, Task
+from cogalign.data.case import Case
+from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.recipe import CounterfactualSettings
+
+SOURCE = Case("a", "images/a.png", ("polyp",), "train")
+EDITS = (Edit("a-removal", "0-removal", "removal", 0), Edit("a-control", "0-control", "control", 0))
+PLAN = Plan((Task(SOURCE, "sources/0.png", EDITS),), {"no mask": 2})
+
+
+def row(folder: Path, edit: Edit) -> dict[str, object]:
+    """A finished counterfactual: its row, and its files on disk."""
+    names = [f"images/{edit.name}.png", f"masks/{edit.name}.png", "sources/0.png"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"picture")
+    made = Case(edit.id, names[0], ("normal",), "train", mask_file_name=names[1], source_file_name=names[2],
+                counterfactual_of="a", intervention=edit.intervention)  # fmt: skip
+    return {"id": edit.id, "row": made.to_row()}
+
+
+def test_a_line_cut_off_by_a_kill_is_made_again_and_hurts_no_other(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "abc")
+    parts.append(0, [row(tmp_path, EDITS[0])])
+    path = tmp_path / "parts-abc" / "rank-0.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"id": "a-control", "row": {"id": "a-con')
+    assert "a-removal" in parts.read() and "a-control" not in parts.read()
+    parts.append(0, [row(tmp_path, EDITS[1])])
+    assert set(parts.read().rows) == {"a-removal", "a-control"}
+
+
+def test_a_row_without_its_picture_is_not_finished(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "abc")
+    parts.append(0, [row(tmp_path, EDITS[0])])
+    (tmp_path / "masks/0-removal.png").unlink()
+    assert "a-removal" not in parts.read()
+
+
+def test_merge_joins_all_ranks_in_the_plans_order_and_cleans_up(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "abc")
+    parts.append(1, [row(tmp_path, EDITS[1])])
+    parts.append(0, [row(tmp_path, EDITS[0])])
+    (tmp_path / "images/stale.png").write_bytes(b"old")
+    Parts(tmp_path, "old").append(0, [{"id": "x", "left_out": "y"}])
+    parts.merge(PLAN)
+    assert [case.id for case in read_case_set(tmp_path).cases] == ["a-removal", "a-control"]
+    assert read_left_out(tmp_path) == {"no mask": 2}
+    names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert names == ["0-control.png", "0-control.png", "0-removal.png", "0-removal.png", "0.png", "left_out.json",
+                     "metadata.jsonl"]  # fmt: skip
+
+
+def test_what_was_left_out_is_counted_with_the_plans_reasons(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "abc")
+    parts.append(0, [row(tmp_path, EDITS[0]), {"id": "a-control", "left_out": "no place"}])
+    parts.merge(PLAN)
+    assert read_left_out(tmp_path) == {"no mask": 2, "no place": 1}
+
+
+def test_an_unfinished_plan_is_not_merged(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "abc")
+    parts.append(0, [row(tmp_path, EDITS[0])])
+    with pytest.raises(RuntimeError, match="1 counterfactuals were not made, the first 'a-control'"):
+        parts.merge(PLAN)
+    assert not (tmp_path / "metadata.jsonl").exists()
+
+
+def test_digest_follows_settings_and_cases_but_not_the_gallery(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text("{}\n")
+    case_set = CaseSet(tmp_path, [SOURCE])
+    first = digest(CounterfactualSettings(), case_set)
+    assert first == digest(CounterfactualSettings(gallery=3), case_set)
+    assert first != digest(CounterfactualSettings(sigma=0.6), case_set)
+    (tmp_path / "metadata.jsonl").write_text("{ }\n")
+    assert first != digest(CounterfactualSettings(), case_set)

@@ -1,0 +1,116 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cogalign.counterfactual.interventions import stream
+from cogalign.counterfactual.plan import Backgrounds, compatible, exclusion, make_plan, spread_evenly
+from cogalign.data.case import Case
+from cogalign.data.caseset import CaseSet
+from cogalign.recipe import CounterfactualSettings
+
+
+def case(number: int, finding: str = "polyp", split: str = "train", **fields: object) -> Case:
+    values: dict[str, object] = {
+        "id": f"c{number}",
+        "file_name": f"images/c{number}.JPG",
+        "findings": (finding,),
+        "split": split,
+        "organ": "colon",
+        "group": f"g{number}",
+        "mask_file_name": None if finding == "normal" else f"masks/c{number}.png",
+    }
+    return Case(**{**values, **fields})  # type: ignore[arg-type]
+
+
+def test_only_focal_findings_with_a_mask_are_used_and_the_rest_is_counted() -> None:
+    cases = [
+        case(0),
+        case(1, "normal"),
+        case(2, mask_file_name=None),
+        case(3, "ulcerative_colitis"),
+        case(4, findings=("polyp", "inflammation")),
+        case(5, "wart"),
+        case(6, counterfactual_of="c0"),
+        case(7, split="validation"),
+        case(8, split="test"),
+    ]
+    plan = make_plan(CaseSet(Path("x"), cases), CounterfactualSettings())
+    assert [task.case.id for task in plan.tasks] == ["c0", "c8"]
+    assert plan.left_out == {
+        "normal: no lesion": 1,
+        "no mask": 1,
+        "finding not focal: ulcerative_colitis": 1,
+        "finding not focal: inflammation": 1,
+        "finding not in the taxonomy: wart": 1,
+        "is a counterfactual": 1,
+    }
+    assert exclusion(cases[0]) is None
+
+
+def test_files_are_named_by_position_and_ids_by_what_was_done() -> None:
+    cases = [case(0, "normal"), case(1, id="a/test b")]
+    settings = CounterfactualSettings(splits=["train"], per_case=2)
+    (task,) = make_plan(CaseSet(Path("x"), cases), settings).tasks
+    assert task.source_file_name == "sources/000001.jpg"
+    assert [edit.name for edit in task.edits] == [
+        "000001-removal",
+        "000001-control-0",
+        "000001-control-1",
+        "000001-transplant-0",
+        "000001-transplant-1",
+        "000001-background-0",
+        "000001-background-1",
+    ]
+    assert task.edits[1].id == "a/test b-control-0"
+
+
+def test_limit_is_spread_evenly_and_counted() -> None:
+    assert spread_evenly(range(10), 3) == [1, 5, 8]
+    assert spread_evenly(range(3), 9) == [0, 1, 2]
+    assert spread_evenly(range(3), 0) == []
+    cases = [case(k) for k in range(10)] + [case(k, split="test") for k in range(10, 20)]
+    plan = make_plan(CaseSet(Path("x"), cases), CounterfactualSettings(limit=3))
+    assert [task.case.id for task in plan.tasks] == ["c1", "c5", "c8", "c11", "c15", "c18"]
+    assert plan.left_out == {"beyond the limit": 14}
+
+
+def test_a_case_set_without_usable_cases_is_an_error_that_says_why() -> None:
+    with pytest.raises(ValueError, match=r"no case of the splits train.*normal: no lesion \(2\)"):
+        make_plan(CaseSet(Path("x"), [case(0, "normal"), case(1, "normal")]), CounterfactualSettings(splits=["train"]))
+    with pytest.raises(ValueError, match="no split 'test'"):
+        make_plan(CaseSet(Path("x"), [case(0)]), CounterfactualSettings())
+
+
+def test_partners_are_of_another_group_and_a_fitting_organ() -> None:
+    pool = [
+        case(0, group="p"),
+        case(1, "normal", group="p"),
+        case(2, "normal", organ="stomach"),
+        case(3, "normal", organ="esophagus"),
+        case(4, "normal"),
+    ]
+    for seed in range(20):
+        drawn = Backgrounds(pool).draw(pool[0], stream(seed, "c0", "partner"))
+        assert {partner.id for partner in drawn} == {"c2", "c4"}
+    assert compatible(case(0, organ="esophagus"), "esophagus")
+    assert not compatible(case(0, findings=("polyp", "lymphangiectasia")), "stomach")
+
+
+def test_backgrounds_tell_nothing_of_the_finding() -> None:
+    kinds = ["polyp"] * 60 + ["ulcer"] * 10 + ["normal"] * 30
+    pool = [case(k, kind) for k, kind in enumerate(kinds)]
+    for finding in ("polyp", "ulcer"):
+        sources = [item for item in pool if item.findings == (finding,)] * (6 if finding == "ulcer" else 1)
+        drawn = Counter(
+            Backgrounds(pool).draw(source, stream(k, source.id, "partner"), 1)[0].findings[0]
+            for k, source in enumerate(sources)
+        )
+        assert all(0.15 < drawn[kind] / len(sources) < 0.55 for kind in ("polyp", "ulcer", "normal"))
+
+
+def test_the_plan_of_a_case_does_not_depend_on_the_limit() -> None:
+    case_set = CaseSet(Path("x"), [case(k) for k in range(9)] + [case(k, "normal") for k in range(9, 20)])
+    whole = make_plan(case_set, CounterfactualSettings(splits=["train"]))
+    part = make_plan(case_set, CounterfactualSettings(splits=["train"], limit=3))
+    assert len(part.tasks) == 3 and all(task in whole.tasks for task in part.tasks)

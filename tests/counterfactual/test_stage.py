@@ -1,0 +1,177 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogalign.cognition.report import parse
+from cogalign.counterfactual import module as module_file
+from cogalign.counterfactual.stage import run
+from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.data.phantom import write_phantom
+from cogalign.recipe import DataSettings, PhantomSettings, Recipe
+from cogalign.training.context import StageContext
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = PhantomSettings(train=14, validation=2, test=6, size=64, seed=5)
+    return write_phantom(settings, tmp_path_factory.mktemp("data") / "phantom")
+
+
+def context(data: Path, out: Path, **fields: Any) -> StageContext:
+    recipe = Recipe(out=str(out), data=DataSettings(case_set=str(data)))
+    for name, value in {"fill": "surround_blur", "gallery": 3, **fields}.items():
+        setattr(recipe.counterfactual, name, value)
+    recipe.trainer.accelerator = "cpu"
+    return StageContext(recipe, out, "counterfactual")
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+
+
+def pixels(pairs: CaseSet, name: str | None) -> np.ndarray:
+    assert name is not None
+    return np.asarray(Image.open(pairs.path(name)).convert("RGB"))
+
+
+def test_the_stage_writes_a_case_set_of_pairs(data: Path, tmp_path: Path) -> None:
+    metrics = run(context(data, tmp_path))
+    pairs, factual = read_case_set(tmp_path / "counterfactual"), read_case_set(data)
+    lesions = [case for case in factual.cases if case.split in ("train", "test") and not case.is_normal]
+    assert metrics["n"] == len(pairs.cases) > 2 * len(lesions)
+    assert metrics["source_cases"] == len(lesions)
+    assert sum(sum(row.values()) for row in metrics["counts"].values()) == metrics["n"]
+    planned = 4 * len(lesions)
+    assert planned - metrics["n"] == sum(n for reason, n in metrics["left_out"].items() if "normal" not in reason)
+    for case in pairs.cases:
+        source = factual.by_id[case.counterfactual_of or ""]
+        image, before = pixels(pairs, case.file_name), pixels(pairs, case.source_file_name)
+        touched = pairs.mask(case)
+        assert touched is not None and touched.any()
+        assert np.array_equal(before, np.asarray(factual.image(source)))
+        ground = before if case.background_of is None else np.asarray(factual.image(factual.by_id[case.background_of]))
+        assert np.array_equal(image[~touched], ground[~touched])
+        assert np.any(image != before)
+        assert parse(case.answer).agrees_with(case.findings)
+        assert case.findings == (("normal",) if case.intervention == "removal" else source.findings)
+        if case.background_of is not None:
+            assert factual.by_id[case.background_of].split == case.split and case.background_of != source.id
+
+
+def test_an_interrupted_stage_goes_on_to_the_same_bytes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(context(data, tmp_path / "whole"))
+    writes = []
+    real = module_file.write_png
+
+    def full_disk(path: Path, image: np.ndarray) -> None:
+        writes.append(path)
+        if len(writes) > 80:
+            raise OSError(28, "No space left on device")
+        real(path, image)
+
+    monkeypatch.setattr(module_file, "write_png", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run(context(data, tmp_path / "broken"))
+    assert not (tmp_path / "broken/counterfactual/metadata.jsonl").exists()
+    again: list[Path] = []
+    monkeypatch.setattr(module_file, "write_png", lambda path, image: (again.append(path), real(path, image))[1])
+    run(context(data, tmp_path / "broken"))
+    assert "going on" in capsys.readouterr().err
+    whole, broken = (fingerprint(tmp_path / name / "counterfactual") for name in ("whole", "broken"))
+    assert whole == broken
+    assert 0 < len(again) < len([name for name in whole if name.startswith(("images", "masks"))])
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_work_and_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    run(context(data, tmp_path / "one"))
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from cogalign.counterfactual.stage import run\n"
+        "from cogalign.recipe import CounterfactualSettings, DataSettings, Recipe, TrainerSettings\n"
+        "from cogalign.training.context import StageContext\n"
+        "data, out = sys.argv[1:]\n"
+        "recipe = Recipe(out=out, data=DataSettings(case_set=data),\n"
+        "    counterfactual=CounterfactualSettings(fill='surround_blur', gallery=3),\n"
+        "    trainer=TrainerSettings(accelerator='cpu', devices=2, strategy='ddp'))\n"
+        "print(run(StageContext(recipe, Path(out), 'counterfactual'))['n'])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, str(script), str(data), str(tmp_path / "two")]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(set(done.stdout.split())) == 1
+    assert fingerprint(tmp_path / "one/counterfactual") == fingerprint(tmp_path / "two/counterfactual")
+
+
+def test_another_setting_replaces_the_old_pairs(data: Path, tmp_path: Path) -> None:
+    run(context(data, tmp_path))
+    metrics = run(context(data, tmp_path, interventions=["removal"], fill="white", limit=2))
+    pairs = read_case_set(tmp_path / "counterfactual")
+    assert metrics["counts"] == {split: {"removal": 2, "control": 0, "transplant": 0, "background": 0}
+                                 for split in ("test", "train")}  # fmt: skip
+    assert len(list((tmp_path / "counterfactual/images").iterdir())) == len(pairs.cases) == 4
+    assert {case.fill for case in pairs.cases} == {"white"}
+
+
+def test_a_lesion_beyond_the_area_limits_is_left_out_and_counted(data: Path, tmp_path: Path) -> None:
+    masks = [case for case in read_case_set(data).cases if case.split == "train" and case.mask_file_name]
+    areas = sorted(float(np.mean(read_case_set(data).mask(case))) for case in masks)
+    middle = areas[len(areas) // 2]
+    metrics = run(context(data, tmp_path, splits=["train"], interventions=["removal"], max_area=middle))
+    assert metrics["left_out"]["lesion larger than max_area"] == sum(area > middle for area in areas)
+    assert metrics["n"] == sum(area <= middle for area in areas)
+
+
+def test_a_damaged_image_stops_the_stage_with_its_name(data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    victim = next(case for case in read_case_set(copy).split("test") if not case.is_normal)
+    (copy / victim.file_name).write_bytes((copy / victim.file_name).read_bytes()[:200])
+    with pytest.raises(ValueError, match=Path(victim.file_name).name):
+        run(context(copy, tmp_path / "out"))
+
+
+class Sheet(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.rows = 0
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
+        self.rows += tag == "tr"
+
+
+def test_the_gallery_is_self_contained_and_holds_as_many_cases_as_asked(data: Path, tmp_path: Path) -> None:
+    run(context(data, tmp_path))
+    sheet = Sheet()
+    sheet.feed((tmp_path / "counterfactual/gallery.html").read_text())
+    assert sheet.rows == 1 + 3
+    assert len(sheet.sources) > 3 * 4 and all(source.startswith("data:image/jpeg;base64,") for source in sheet.sources)
+
+
+def test_hugging_face_opens_the_pairs(data: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    run(context(data, tmp_path, limit=3))
+    folder = tmp_path / "counterfactual"
+    table = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))["train"]
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert sorted(table["id"]) == sorted(row["id"] for row in rows)
+    assert table[0]["image"].size == table[0]["source"].size == table[0]["mask"].size

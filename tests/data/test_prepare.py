@@ -1,0 +1,103 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogalign.data.case import Case
+from cogalign.data.caseset import METADATA, CaseSetWriter, read_case_set
+from cogalign.data.prepare import case_set_digest, prepare
+from cogalign.recipe import DataSettings, ImportSettings, PhantomSettings
+
+IMAGE = np.full((20, 24, 3), 90, np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("esophagitis", "polyps"):
+        for number in range(3):
+            path = tmp_path / "root" / "kvasir" / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 255, (32, 40, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "root"
+
+
+def imports(root: Path, **settings) -> DataSettings:
+    return DataSettings(imports=[ImportSettings("kvasir-v2", "kvasir")], root=str(root), **settings)
+
+
+def own_case_set(folder: Path) -> Path:
+    with CaseSetWriter(folder) as writer:
+        writer.add(Case("a", "images/a.png", ("normal",), "train"), IMAGE)
+    return folder
+
+
+def test_a_case_set_on_disk_is_used_as_it_is(tmp_path):
+    own = own_case_set(tmp_path / "own")
+    assert prepare(DataSettings(case_set=str(own)), tmp_path / "run") == own
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(FileNotFoundError, match=METADATA):
+        prepare(DataSettings(case_set=str(tmp_path / "none")), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (DataSettings(), "none of them"),
+        (DataSettings(case_set="x", phantom=PhantomSettings()), "data.case_set and data.phantom"),
+        (DataSettings(imports=[], phantom=None), "none of them"),
+    ],
+)
+def test_exactly_one_source_is_wanted(settings, found, tmp_path):
+    with pytest.raises(ValueError, match=f"found {found}, wanted exactly one"):
+        prepare(settings, tmp_path)
+
+
+def test_a_second_call_finds_the_work_done_and_other_settings_do_it_anew(root, tmp_path):
+    folder = prepare(imports(root, image_side=16), tmp_path / "run")
+    first = case_set_digest(folder)
+    (root / "kvasir/polyps/0.jpg").unlink()
+    prepare(imports(root, image_side=16), folder)
+    assert case_set_digest(folder) == first
+    prepare(imports(root, image_side=20), folder)
+    assert len(read_case_set(folder).cases) == 5
+    assert read_case_set(folder).image(read_case_set(folder).cases[0]).size == (20, 20)
+
+
+def test_an_unfinished_write_leaves_no_metadata_and_is_done_again(root, tmp_path, monkeypatch):
+    from cogalign.data.importers import importer
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(importer, "assign_splits", _interrupt)
+        prepare(imports(root), tmp_path / "run")
+    assert not (tmp_path / "run" / METADATA).exists()
+    assert len(read_case_set(prepare(imports(root), tmp_path / "run")).cases) == 6
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_case_set_of_other_origin_is_never_written_over(root, tmp_path):
+    own = own_case_set(tmp_path / "own")
+    with pytest.raises(FileExistsError, match="other origin"):
+        prepare(imports(root), own)
+    assert len(read_case_set(own).cases) == 1
+
+
+def test_phantoms_are_made_once_and_the_question_does_not_matter(tmp_path):
+    small = PhantomSettings(train=4, validation=2, test=2, size=32)
+    folder = prepare(DataSettings(phantom=small), tmp_path / "run")
+    assert {"train", "validation", "test"} <= set(read_case_set(folder).splits)
+    written = (folder / METADATA).stat().st_mtime_ns
+    prepare(DataSettings(phantom=small, question="What is seen?"), folder)
+    assert (folder / METADATA).stat().st_mtime_ns == written
+
+
+def test_the_digest_is_that_of_the_metadata(tmp_path):
+    own = own_case_set(tmp_path / "own")
+    assert case_set_digest(own) == hashlib.sha256((own / METADATA).read_bytes()).hexdigest()
+    with pytest.raises(FileNotFoundError, match=METADATA):
+        case_set_digest(tmp_path)

@@ -1,0 +1,110 @@
+import pandas as pd
+import pytest
+
+from cogalign.evaluation.audit import audit_model, causal_score, judgements, spot_drop
+
+KINDS = ("removal", "control", "transplant", "background")
+
+
+def row(kind: str, name: str, findings: list[str], diagnosis: list[str], source: str | None = None) -> dict:
+    return {
+        "kind": kind,
+        "id": name,
+        "group": source or name,
+        "counterfactual_of": source,
+        "findings": findings,
+        "diagnosis": diagnosis,
+        "unknown": [],
+        "correct": set(findings) == set(diagnosis),
+    }
+
+
+def run_of(says: dict[str, list[str]], n: int = 10, seen: int | None = None) -> pd.DataFrame:
+    """`n` polyps with all counterfactuals; `says` by kind; in the first `seen` the unedited image was right."""
+    rows = []
+    for index in range(n):
+        name = f"c{index}"
+        factual = ["polyp"] if seen is None or index < seen else ["ulcer"]
+        rows.append(row("factual", name, ["polyp"], factual))
+        rows.append(row("spots", name, ["polyp"], says.get("spots", ["polyp"])))
+        for kind in KINDS:
+            truth = ["normal"] if kind == "removal" else ["polyp"]
+            rows.append(row(kind, f"{name}-{kind}", truth, says.get(kind, truth), source=name))
+    return pd.DataFrame(rows)
+
+
+def test_a_model_that_reads_the_lesion_scores_one() -> None:
+    result = audit_model(run_of({}), resamples=50)
+    assert result["removal_normal_rate"] == result["control_keep_rate"] == result["transplant_keep_rate"] == 1
+    assert result["background_flip_rate"] == 0 and result["causal_score"] == 1 and result["spot_drop"] == 0
+    assert result["removal_normal_rate_n"] == 10
+    assert 0.5 < result["causal_score_ci"][0] < 1 == result["causal_score_ci"][1]
+
+
+def test_a_model_that_reads_the_background_scores_little() -> None:
+    says = {"removal": ["polyp"], "transplant": ["ulcer"], "background": ["bleeding"]}
+    result = audit_model(run_of(says), resamples=50)
+    assert result["removal_normal_rate"] == 0 and result["control_keep_rate"] == 1
+    assert result["background_flip_rate"] == 1 and result["causal_score"] == 0.25
+
+
+def test_calling_everything_normal_is_no_way_to_a_good_score() -> None:
+    frame = run_of({kind: ["normal"] for kind in (*KINDS, "spots")}, seen=0)
+    frame.loc[frame["kind"] == "factual", "diagnosis"] = pd.Series([["normal"]] * len(frame))
+    result = audit_model(frame, resamples=50)
+    assert result["removal_normal_rate"] == 1 and result["background_flip_rate"] == 0
+    assert result["causal_score"] == 0.5
+    assert result["removal_normal_rate_given_correct"] is None and result["removal_normal_rate_given_correct_n"] == 0
+
+
+def test_normal_beside_another_diagnosis_is_not_normal() -> None:
+    assert audit_model(run_of({"removal": ["normal", "polyp"]}), resamples=50)["removal_normal_rate"] == 0
+
+
+def test_a_flip_is_measured_against_the_models_own_answer() -> None:
+    frame = run_of({"background": ["ulcer"]}, seen=4)  # of the other six it said ulcer before as well
+    result = audit_model(frame, resamples=50)
+    assert result["background_flip_rate"] == 0.4
+    assert result["background_flip_rate_given_correct"] == 1 and result["background_flip_rate_given_correct_n"] == 4
+
+
+def test_the_order_of_diagnoses_is_no_flip_and_an_unknown_word_is_one() -> None:
+    frame = pd.DataFrame(
+        [
+            row("factual", "a", ["polyp", "ulcer"], ["polyp", "ulcer"]),
+            row("background", "a-b", ["polyp", "ulcer"], ["ulcer", "polyp"], source="a"),
+            row("background", "a-c", ["polyp", "ulcer"], ["polyp", "ulcer"], source="a") | {"unknown": ["gremlin"]},
+        ]
+    )
+    assert judgements(frame)["value"].tolist() == [False, True]
+
+
+def test_spot_drop_is_in_points() -> None:
+    frame = run_of({})
+    hit = frame.index[(frame["kind"] == "spots") & frame["id"].isin(["c0", "c1", "c2"])]
+    frame.loc[hit, "correct"] = False
+    result = spot_drop(frame, resamples=200)
+    assert result["spot_drop"] == pytest.approx(30) and result["spot_drop_n"] == 10
+    assert 0 <= result["spot_drop_ci"][0] < 30 < result["spot_drop_ci"][1] <= 100
+
+
+def test_a_missing_kind_leaves_out_its_rate_and_the_score() -> None:
+    frame = run_of({})
+    result = audit_model(frame[~frame["kind"].isin(["transplant", "spots"])], resamples=50)
+    assert result["transplant_keep_rate"] is None and result["transplant_keep_rate_n"] == 0
+    assert result["causal_score"] is None and result["spot_drop"] is None
+    assert result["removal_normal_rate"] == 1
+
+
+def test_a_counterfactual_without_its_unedited_image_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'c0-removal' is of 'c0', which was not predicted"):
+        judgements(run_of({}).query("kind != 'factual'"))
+
+
+def test_the_score_is_the_mean_of_the_rates_whatever_their_numbers() -> None:
+    frame = run_of({"removal": ["polyp"]})
+    fewer = frame[(frame["kind"] != "removal") | frame["id"].isin(["c0-removal"])]
+    judged = judgements(fewer)
+    score, interval = causal_score(judged, resamples=100)
+    assert score == 0.75
+    assert interval is not None and interval[0] <= 0.75 <= interval[1]

@@ -1,0 +1,31 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from cogalign.training.interrupt import SIGNALS, Interrupted, install, restore, signals_interrupt
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_each_signal_raises_interrupted_inside_the_block(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=signal.Signals(number).name), signals_interrupt():
+        os.kill(os.getpid(), number)
+        signal.pause()
+    assert signal.getsignal(number) is before
+
+
+def test_interrupted_is_not_swallowed_by_code_that_guards_against_exceptions() -> None:
+    assert not issubclass(Interrupted, Exception)
+
+
+def test_a_thread_installs_nothing() -> None:
+    found: list[object] = []
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=lambda: found.append(install(lambda number, frame: None)))
+    thread.start()
+    thread.join()
+    assert found == [{}]
+    assert signal.getsignal(signal.SIGINT) is before
+    restore({})

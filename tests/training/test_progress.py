@@ -1,0 +1,63 @@
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cogalign.training import progress
+from cogalign.training.progress import format_seconds, plain_line, track
+
+
+def test_all_items_come_in_order_and_a_last_line_says_how_many(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(track([3, 1, 2], "counting")) == [3, 1, 2]
+    assert capsys.readouterr().err.startswith("counting 3/3 (")
+
+
+def test_a_generator_without_length_is_tracked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sum(track((i for i in range(4)), "adding")) == 6
+    assert capsys.readouterr().err.startswith("adding 4 (")
+
+
+def test_plain_lines_come_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    list(track(range(5), "slow"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in lines] == ["slow 2/5", "slow 4/5", "slow 5/5"]
+    assert lines[0] == "slow 2/5 (6.0 s each, 18s left)"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert list(track(range(3), "with a bar")) == [0, 1, 2]
+    assert "with a bar" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue()
+
+
+def test_the_rate_counts_only_what_this_try_did() -> None:
+    line = plain_line("sft", 30, 40, 10.0, "loss 0.5", before=10)
+    assert line == "sft 30/40 (2.0/s, 5s left) loss 0.5"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    done=st.integers(0, 10**6),
+    total=st.none() | st.integers(0, 10**6),
+    seconds=st.floats(0, 1e6, allow_nan=False),
+)
+def test_a_line_never_fails(done: int, total: int | None, seconds: float) -> None:
+    assert plain_line("x", done, total, seconds).startswith(f"x {done}")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59.4, "59s"), (60, "1m00s"), (185, "3m05s"), (7800, "2h10m")]
+)
+def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
