@@ -24,7 +24,7 @@ from cogalign.recipe import STAGES, Recipe
 from cogalign.recipe_file import recipe_yaml
 from cogalign.training.atomic import write_json, write_text
 from cogalign.training.context import STAGE_OF_ROLE, StageContext
-from cogalign.training.interrupt import Interrupted, signals_interrupt
+from cogalign.training.interrupt import Interrupted, check, signals_interrupt
 from cogalign.training.progress import format_seconds, say
 from cogalign.training.stage_file import StageFile, digest_of, now, read_stage_file, versions
 
@@ -159,6 +159,7 @@ def _function_of(stage: str) -> StageFunction:
 
 def _run_stage(context: StageContext, function: StageFunction, force: bool) -> None:
     """Skip, go on with, or run one stage, and keep its `stage.json` and the summary true."""
+    check()
     stage, folder, recipe = context.stage, context.folder, context.recipe
     digest = stage_digest(recipe, stage)
     before = read_stage_file(folder)

@@ -40,6 +40,11 @@ class ModelSettings:
     max_pixels: int | None = None
     """Largest number of pixels of an image (paper: 450,560 = 440 visual tokens); None keeps the processor's own."""
 
+    def __post_init__(self) -> None:
+        if self.min_pixels is not None and self.max_pixels is not None:
+            _require(self.min_pixels <= self.max_pixels, "model.min_pixels", self.min_pixels,
+                     f"at most model.max_pixels = {self.max_pixels}")  # fmt: skip
+
 
 @dataclass
 class LoraSettings:

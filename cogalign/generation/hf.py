@@ -51,8 +51,13 @@ def generate(
 
     Args:
         loaded: the model.
-        images, questions: one of each a prompt.
+        images: one a prompt.
+        questions: one a prompt.
+        max_completion_length: longest completion in tokens.
         batch_size: prompts computed at once.
+        num_generations: completions of a prompt.
+        temperature: of the sampling; 0 takes the likeliest token.
+        top_p: nucleus of the sampling; 1 for all tokens.
         seed: makes sampling repeatable.
         description: shows progress under this name.
     """

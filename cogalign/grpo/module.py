@@ -27,6 +27,7 @@ from cogalign.grpo.observe import reward_metrics, rollout_metrics, sample_rows
 from cogalign.grpo.rewards import score
 from cogalign.grpo.scoring import completion_logps
 from cogalign.models.adapt import Reference
+from cogalign.models.features import shared_image_features
 from cogalign.models.load import LoadedModel
 from cogalign.models.prompts import Inputs, encode_prompts, to_device
 from cogalign.recipe import GrpoSettings
@@ -111,6 +112,11 @@ class GrpoModule(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """One rollout with its optimizer steps."""
+        with shared_image_features(self.loaded):
+            self._rollout_and_updates()
+
+    def _rollout_and_updates(self) -> None:
+        """Sample, reward, score, update, log."""
         started = time.perf_counter()
         settings = self.settings
         cases = self.sampler.step(self.rollout_count)
@@ -127,7 +133,7 @@ class GrpoModule(LightningModule):
         for micro, part_of in zip(micros, advantages.split([len(m.completions) for m in micros]), strict=True):
             micro.advantages = part_of
             self._score_all(micro)
-        metrics = rollout_metrics(completions, settings.max_completion_length)
+        metrics = rollout_metrics(completions)
         metrics |= reward_metrics(grouped, single, list(vars(settings.reward_weights)))
         metrics["frac_reward_zero_std"] = zero_spread_share(grouped)
         self.tokens_seen += self._tokens(micros)
@@ -151,7 +157,7 @@ class GrpoModule(LightningModule):
         """Total reward [N] and each reward [N, R] of the completions."""
         group = self.settings.num_generations
         repeated = [case for case in cases for _ in range(group)]
-        columns = {
+        columns: dict[str, Sequence[Any]] = {
             "findings": [list(case.findings) for case in repeated],
             "keywords": [case.keywords for case in repeated],
             "mask_file_name": [case.mask_file_name for case in repeated],
@@ -213,7 +219,7 @@ class GrpoModule(LightningModule):
         """Sum over the ranks."""
         if self.trainer.world_size == 1:
             return values
-        return self.trainer.strategy.reduce(values, reduce_op="sum")  # type: ignore[return-value]
+        return self.trainer.strategy.reduce(values, reduce_op="sum")
 
     def _log(
         self,

@@ -13,8 +13,8 @@ from cogalign.data.case import Case
 from cogalign.generation.hf import Completion
 
 
-def rollout_metrics(completions: Sequence[Completion], limit: int) -> dict[str, float]:
-    """Lengths of the completions in tokens, and the share that was cut off at `limit`."""
+def rollout_metrics(completions: Sequence[Completion]) -> dict[str, float]:
+    """Lengths of the completions in tokens, and the share that was cut off at the length limit."""
     lengths = [len(c.token_ids) for c in completions]
     ended = [len(c.token_ids) for c in completions if c.finished] or [0]
     return {
@@ -29,8 +29,13 @@ def rollout_metrics(completions: Sequence[Completion], limit: int) -> dict[str, 
 
 
 def reward_metrics(grouped: Tensor, single: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Mean reward, mean spread within the groups [P, G], and mean and spread of each reward [N, R]."""
-    metrics = {"reward": float(grouped.nanmean()), "reward_std": float(grouped.std(dim=1).nanmean())}
+    """Mean reward, mean spread within the groups [P, G], and mean and spread of each reward [N, R].
+
+    A NaN is a reward that is not known; it is left out.
+    """
+    squares = (grouped - grouped.nanmean(dim=1, keepdim=True)).square().nansum(dim=1)
+    spread = (squares / ((~grouped.isnan()).sum(dim=1) - 1).clamp(min=0)).sqrt()  # 0 / 0, so NaN, with one known
+    metrics = {"reward": float(grouped.nanmean()), "reward_std": float(spread.nanmean())}
     for index, name in enumerate(names):
         values = single[:, index]
         known = values[~values.isnan()]
@@ -42,8 +47,8 @@ def reward_metrics(grouped: Tensor, single: Tensor, names: Sequence[str]) -> dic
 def sample_rows(
     cases: Sequence[Case], images: Sequence[Image.Image], completions: Sequence[Completion], group: int, limit: int = 8
 ) -> list[dict[str, Any]]:
-    """Rows of a table of samples: the first completion of some prompts, spread over the step."""
-    stride = max(1, len(cases) // limit)
+    """Rows of a table of samples: the first completion of at most `limit` prompts, spread over the step."""
+    stride = max(1, -(-len(cases) // limit))
     return [
         {
             "image": images[index],

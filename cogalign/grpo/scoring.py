@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cogalign.generation.sampling import allowed_logits, expand_cache
-from cogalign.models.load import LoadedModel
+from cogalign.models.load import LoadedModel, core_of
 from cogalign.models.prompts import Inputs
 
 
@@ -25,9 +25,10 @@ def completion_logps(
         loaded: gives the family and the tokenizer.
         model: what is scored: the policy, or the reference.
         prompt: tensors of P prompts, left padded.
-        ids, mask: [P * G, T] of the rollout.
+        ids: [P * G, T] of the rollout.
         group: G.
         temperature: the sampling temperature.
+        mask: [P * G, T] of the rollout.
 
     Returns:
         Log-probabilities [P * G, T] and, without gradient, entropies [P * G, T] in nats.
@@ -35,7 +36,8 @@ def completion_logps(
     family = loaded.family
     out = model(**prompt, use_cache=True, logits_to_keep=1)
     first = out.logits.repeat_interleave(group, 0)
-    start = family.next_position(loaded.core, prompt["attention_mask"]).repeat_interleave(group, 0)
+    # the positions that this very model found: the reference may be another one than `loaded`
+    start = family.next_position(core_of(model), prompt["attention_mask"]).repeat_interleave(group, 0)
     if ids.shape[1] > 1:
         past = prompt["attention_mask"].repeat_interleave(group, 0)
         rest = model(

@@ -16,6 +16,7 @@ from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.recipe import PARTS, Recipe
 from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
 from cogalign.training.context import StageContext
+from cogalign.training.last_metrics import last_metrics
 from cogalign.training.progress import say
 from cogalign.training.seeding import derive_seed, seed_everything
 from cogalign.training.tracking import build_loggers, finish_tracking
@@ -118,6 +119,12 @@ def run(context: StageContext) -> dict[str, Any]:
     fit_or_resume(trainer, module, rollouts, context.folder, "grpo")
     if trainer.is_global_zero:
         save_checkpoint(loaded, context.folder)
+    trainer.strategy.barrier("saved")  # no rank goes on to the next stage before the files are there
     finish_tracking()
-    last = {name: module.shown_metrics.get(name) for name in ("reward", "kl", "entropy", "frac_reward_zero_std")}
-    return {"steps": module.optimizer_step_count, "num_tokens": module.tokens_seen, **parameter_counts(loaded.model), **last}
+    last = last_metrics(context.folder, ("reward", "kl", "entropy", "frac_reward_zero_std"))
+    return {
+        "steps": module.optimizer_step_count,
+        "num_tokens": module.tokens_seen,
+        **parameter_counts(loaded.model),
+        **last,
+    }

@@ -59,7 +59,7 @@ class Reference:
     """The frozen model that GRPO's KL divergence is taken from.
 
     With an adapter it is a frozen copy of the adapter on the same base weights; with full weights a
-    frozen copy of the model; `None` parameters are shared.
+    frozen copy of the model.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -79,7 +79,9 @@ class Reference:
         """The reference model, without gradient, inside the block."""
         with torch.no_grad():
             if self._copy is not None:
-                yield self._copy
+                # not a part of the LightningModule, so nobody else brings it to the policy's device and precision
+                like = next(self._loaded.model.parameters())
+                yield self._copy.to(device=like.device, dtype=like.dtype)
                 return
             model = self._loaded.model
             model.base_model.set_adapter(REFERENCE)

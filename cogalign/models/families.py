@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ class Family:
     """Positions count tokens; the parts of the model are found by the usual names."""
 
     model_types: tuple[str, ...] = ()
-    language_model = ("language_model", "text_model", "model")
-    vision = ("vision_tower", "vision_model", "visual")
-    projector = ("multi_modal_projector", "connector", "merger")
+    language_model: tuple[str, ...] = ("language_model", "text_model", "model")
+    vision: tuple[str, ...] = ("vision_tower", "vision_model", "visual")
+    projector: tuple[str, ...] = ("multi_modal_projector", "connector", "merger")
 
     def _named(self, model: nn.Module, names: tuple[str, ...]) -> str | None:
         """Path of the shallowest module whose last name is one of `names`."""
@@ -50,13 +51,21 @@ class Family:
         """Whether the parameter `name` belongs to the projector from vision to language."""
         return any(part in self.projector for part in name.split("."))
 
-    def placeholder_ids(self, model: nn.Module, tokenizer: object) -> list[int]:
+    def placeholder_ids(self, model: Any, tokenizer: object) -> list[int]:
         """Ids of tokens that stand for images; they are never sampled."""
         config = model.config
-        names = ("image_token_id", "image_token_index", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-        return sorted({int(v) for v in (getattr(config, name, None) for name in names) if isinstance(v, int) and v >= 0})
+        names = (
+            "image_token_id",
+            "image_token_index",
+            "video_token_id",
+            "vision_start_token_id",
+            "vision_end_token_id",
+        )
+        return sorted(
+            {int(v) for v in (getattr(config, name, None) for name in names) if isinstance(v, int) and v >= 0}
+        )
 
-    def next_position(self, model: nn.Module, mask: Tensor) -> Tensor:
+    def next_position(self, model: Any, mask: Tensor) -> Tensor:
         """Position `[P, 1]` of the first token after each left-padded prompt with `mask` [P, L]."""
         return mask.sum(1, keepdim=True)
 
@@ -73,9 +82,9 @@ class QwenVL(Family):
     vision = ("visual",)
     projector = ("merger", "deepstack_merger_list")
 
-    def next_position(self, model: nn.Module, mask: Tensor) -> Tensor:
+    def next_position(self, model: Any, mask: Tensor) -> Tensor:
         """As the base class, plus the offset that the model found when it ran the prompt."""
-        delta = model.model.rope_deltas
+        delta: Tensor = model.model.rope_deltas
         return mask.sum(1, keepdim=True) + delta.to(mask.device)
 
     def position_ids(self, start: Tensor, offset: int, length: int) -> Tensor:
@@ -87,7 +96,7 @@ def _families() -> Iterator[type[Family]]:
     yield QwenVL
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: Any) -> Family:
     """The family of a transformers model."""
     model_type = getattr(model.config, "model_type", "")
     for family in _families():

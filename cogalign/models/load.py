@@ -12,6 +12,14 @@ from torch import nn
 from cogalign.models.families import Family, family_of
 from cogalign.recipe import ModelSettings
 
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+"""Files in which PEFT keeps an adapter's weights."""
+
+
+def core_of(model: Any) -> Any:
+    """The transformers model in `model`, which may be a PEFT model around it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
 
 @dataclass
 class LoadedModel:
@@ -25,7 +33,7 @@ class LoadedModel:
     @property
     def core(self) -> Any:
         """The transformers model inside."""
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        return core_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +58,7 @@ def resolve_name(name: str) -> str:
     """Folder or hub id behind a model's name in a recipe.
 
     Raises:
-        FileNotFoundError: `tiny` is asked for and the package lacks its base, or a folder does not exist.
+        FileNotFoundError: it names a folder that does not exist.
     """
     if name == "tiny":
         from cogalign.models.tiny import packaged_base
@@ -66,17 +74,34 @@ def _open_processor(settings: ModelSettings, name: str) -> Any:
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(name, revision=settings.revision)
-    image = processor.image_processor
-    size = dict(image.size or {})
-    if settings.min_pixels is not None:
-        size["shortest_edge"] = settings.min_pixels
-    if settings.max_pixels is not None:
-        size["longest_edge"] = settings.max_pixels
-        size["shortest_edge"] = min(size.get("shortest_edge", settings.max_pixels), settings.max_pixels)
+    image = getattr(processor, "image_processor", None)
+    if image is None:
+        raise ValueError("it has no image processor, so it is no multimodal LLM")
     if settings.min_pixels is not None or settings.max_pixels is not None:
+        size = pixel_limits(dict(image.size or {}), settings.min_pixels, settings.max_pixels)
         image.size = type(image.size)(**size) if not isinstance(image.size, dict) else size
     processor.tokenizer.padding_side = "left"
     return processor
+
+
+def pixel_limits(size: dict[str, int], min_pixels: int | None, max_pixels: int | None) -> dict[str, int]:
+    """A processor's `size` with the recipe's limits in it; a limit that is not given makes way for the one that is.
+
+    `shortest_edge` and `longest_edge` are numbers of pixels of the whole image here, as in the Qwen-VL family.
+    """
+    changed = dict(size)
+    if min_pixels is not None:
+        changed["shortest_edge"] = min_pixels
+        changed["longest_edge"] = max(changed.get("longest_edge", min_pixels), min_pixels)
+    if max_pixels is not None:
+        changed["longest_edge"] = max_pixels
+        changed["shortest_edge"] = min(changed.get("shortest_edge", max_pixels), max_pixels)
+    return changed
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _open_base(settings: ModelSettings) -> tuple[Any, Any]:
@@ -97,12 +122,33 @@ def _open_base(settings: ModelSettings) -> tuple[Any, Any]:
             dtype=resolve_dtype(settings.dtype),
             attn_implementation=settings.attention,
         )
-    except OSError as error:
+    except (OSError, ValueError, KeyError) as error:
         raise FileNotFoundError(
-            f"model.name: {settings.name!r} could not be opened ({str(error).splitlines()[0]}); "
-            "wanted a folder in hub layout, or a hub id that is in the local cache or reachable"
+            f"model.name: {settings.name!r} could not be opened ({_first_line(error)}); wanted a multimodal LLM: "
+            "a folder in hub layout, or a hub id that is in the local cache or reachable"
         ) from error
     return model, processor
+
+
+def _open_adapter(model: Any, checkpoint: Path) -> Any:
+    """The model with the PEFT adapter of a folder.
+
+    Raises:
+        ValueError: the adapter is damaged, or was made for another model.
+    """
+    from peft import PeftModel
+
+    if not any((checkpoint / name).is_file() for name in ADAPTER_WEIGHTS):
+        raise FileNotFoundError(f"{checkpoint}: found adapter_config.json but no weights, wanted {ADAPTER_WEIGHTS[0]}")
+    try:
+        return PeftModel.from_pretrained(model, str(checkpoint))
+    except Exception as error:  # peft, safetensors and json each have errors of their own
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:2])  # torch's first line is only a heading
+        raise ValueError(
+            f"{checkpoint}: the adapter could not be opened on {type(model).__name__} ({reason}); "
+            "it is damaged, or was trained on another model than model.name"
+        ) from error
 
 
 def load_model(
@@ -117,6 +163,7 @@ def load_model(
 
     Raises:
         FileNotFoundError: model or checkpoint cannot be found.
+        ValueError: the checkpoint is damaged, or was made for another model.
     """
     if checkpoint is not None and not (checkpoint / "adapter_config.json").is_file():
         if not (checkpoint / "config.json").is_file():
@@ -126,9 +173,7 @@ def load_model(
     model, processor = _open_base(settings)
     family = family_of(model)
     if checkpoint is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(checkpoint))
+        model = _open_adapter(model, checkpoint)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return LoadedModel(model.to(device).eval(), processor, family)

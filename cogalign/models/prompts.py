@@ -31,10 +31,11 @@ def encode_prompts(processor: Any, images: Sequence[Image.Image], questions: Seq
     """
     if len(images) != len(questions):
         raise ValueError(f"found {len(images)} images and {len(questions)} questions, wanted as many of each")
-    placeholder = getattr(processor, "image_token", None)
+    placeholders = [getattr(processor, name, None) for name in ("image_token", "video_token")]
     for question in questions:
-        if placeholder and placeholder in question:
-            raise ValueError(f"question {question!r}: the image placeholder {placeholder} may not occur in it")
+        for placeholder in placeholders:
+            if placeholder and placeholder in question:
+                raise ValueError(f"question {question!r}: the image placeholder {placeholder} may not occur in it")
     texts = [chat_prompt(processor, question) for question in questions]
     batch = processor(
         text=texts, images=[[image] for image in images], padding=True, padding_side="left", return_tensors="pt"
@@ -64,7 +65,8 @@ def append_completions(prompt: Inputs, ids: Tensor, mask: Tensor) -> tuple[Input
 
     Args:
         prompt: tensors of `encode_prompts`.
-        ids, mask: [P, T] of `pad_completions`.
+        ids: [P, T] of `pad_completions`.
+        mask: [P, T], its mask.
     """
     shape = prompt["input_ids"].shape
     full: Inputs = {}

@@ -57,7 +57,7 @@ class SftModule(LightningModule):
         self.shown_metrics: dict[str, float] = {}
         self._losses: list[float] = []
         self._validation: list[tuple[float, int]] = []
-        self._grad_norm = float("nan")
+        self._grad_norm = self._rate = float("nan")
         self._clock, self._logged = 0.0, 0
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -77,9 +77,10 @@ class SftModule(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Note the norm of the gradient before it is clipped."""
+        """Note the norm of the gradient before it is clipped, and the learning rate of this step."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         self._grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+        self._rate = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """One row of metrics for each optimizer step."""
@@ -90,7 +91,7 @@ class SftModule(LightningModule):
         self.shown_metrics = {
             "loss": sum(self._losses) / max(1, len(self._losses)),
             "grad_norm": self._grad_norm,
-            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "learning_rate": self._rate,
             "num_tokens": float(self.tokens_seen),
             "step_time": now - self._clock,
         }

@@ -14,6 +14,7 @@ from cogalign.recipe import Recipe
 from cogalign.sft.module import SftModule
 from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
 from cogalign.training.context import StageContext
+from cogalign.training.last_metrics import last_metrics
 from cogalign.training.progress import say
 from cogalign.training.seeding import derive_seed, seed_everything
 from cogalign.training.tracking import build_loggers, finish_tracking
@@ -106,7 +107,7 @@ def run(context: StageContext) -> dict[str, Any]:
     fit_or_resume(trainer, module, data, context.folder, "sft")
     if trainer.is_global_zero:
         save_checkpoint(loaded, context.folder)
+    trainer.strategy.barrier("saved")  # no rank goes on to the next stage before the files are there
     finish_tracking()
-    metrics = {"steps": trainer.global_step, "num_tokens": module.tokens_seen, **counts}
-    metrics |= {"loss": module.shown_metrics.get("loss"), "eval_loss": module.eval_loss}
-    return metrics
+    last = last_metrics(context.folder, ("loss", "eval_loss"))
+    return {"steps": trainer.global_step, "num_tokens": module.tokens_seen, **counts, **last}

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from cogalign.training import interrupt
 from cogalign.training.checkpoints import FOLDER, LAST, commit
@@ -127,6 +128,7 @@ class ResumeCheckpoint(Callback):
         self._seen: int | None = None
         self._loaded: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] | None = None
+        self._stopped = ""
 
     def state_dict(self) -> dict[str, Any]:
         """The random generators of all ranks."""
@@ -155,6 +157,10 @@ class ResumeCheckpoint(Callback):
                 say(f"note: the checkpoint was written by {len(states)} processes, these are {trainer.world_size}: "
                     "training goes on, but not bit for bit")  # fmt: skip
             self._loaded = None
+        for loader in _loaders(trainer.val_dataloaders):
+            # Else each iterator draws its workers' seed from the generator that training uses.
+            if loader.generator is None:
+                loader.generator = torch.Generator()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -169,7 +175,18 @@ class ResumeCheckpoint(Callback):
         if due or stop:
             self.save(trainer, step)
         if stop and self.interrupt is not None:
-            raise Interrupted(f"{self.interrupt.signal_name}; step {step} is saved")
+            # A validation that is due is still done: the checkpoint counts it as done.
+            self._stopped = f"{self.interrupt.signal_name}; step {step} is saved"
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop before the next step if a signal asked for it."""
+        if self._stopped:
+            raise Interrupted(self._stopped)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after the last step too: the next stage is not to start."""
+        if self._stopped:
+            raise Interrupted(self._stopped)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the generators."""
@@ -210,6 +227,13 @@ class ResumeCheckpoint(Callback):
             "make room and run the same command again",
             str(self.folder / LAST),
         )
+
+
+def _loaders(loaders: Any) -> list[DataLoader[Any]]:
+    """The DataLoaders among what Lightning holds: one, several in a list or mapping, or none."""
+    found = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
+    found = found if isinstance(found, list | tuple) else [found]
+    return [loader for loader in found if isinstance(loader, DataLoader)]
 
 
 def is_disk_full(error: BaseException | None) -> bool:

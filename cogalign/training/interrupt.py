@@ -22,6 +22,16 @@ class Interrupted(BaseException):
     """
 
 
+_pending: list[str] = []
+"""The signal that `signals_interrupt` has raised for, as long as its block runs."""
+
+
+def check() -> None:
+    """Raise `Interrupted` again if a signal came and some library swallowed the first one."""
+    if _pending:
+        raise Interrupted(_pending[0])
+
+
 Handler = Callable[[int, FrameType | None], Any]
 
 
@@ -49,10 +59,12 @@ def signals_interrupt() -> Iterator[None]:
     """
 
     def handler(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number).name)
+        _pending[:] = [signal.Signals(number).name]
+        raise Interrupted(_pending[0])
 
     handlers = install(handler)
     try:
         yield
     finally:
+        _pending.clear()
         restore(handlers)

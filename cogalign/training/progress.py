@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from cogalign.training.interrupt import check
+
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
@@ -94,6 +96,9 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         items: what is gone through.
         description: what is done with them; shown before the bar.
         total: number of items; by default the length of `items` if it has one.
+
+    Raises:
+        Interrupted: a signal came inside `signals_interrupt` and was not heeded so far.
     """
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
@@ -101,12 +106,14 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         with rich_bar() as bar:
             task = bar.add_task(description, total=total, extra="")
             for item in items:
+                check()
                 yield item
                 bar.advance(task)
         return
     start = last = time.monotonic()
     done = 0
     for item in items:
+        check()
         yield item
         done += 1
         now = time.monotonic()

@@ -95,8 +95,8 @@ class CsvLogger(Logger):
         self._columns, rows = read_rows(self.path)
         self._columns = self._columns or ["step"]
         self._rows = [row for row in rows if int(row["step"]) < step]
-        if len(self._rows) < len(rows):
-            self._rewrite()
+        if self.path.exists():
+            self._rewrite()  # also drops a line that was cut off
 
     def _rewrite(self) -> None:
         buffer = io.StringIO()
@@ -197,6 +197,8 @@ def _wandb_logger(recipe: Recipe, context: StageContext) -> Logger:
         mode=os.environ.get("WANDB_MODE", "offline"),
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True),
     )
+    # Lightning passes an option that wandb has dropped, and wandb prints a warning about it.
+    getattr(logger, "_wandb_init", {}).pop("anonymous", None)
     logger.log_hyperparams(asdict(recipe))
     return logger
 
@@ -276,6 +278,8 @@ def finish_tracking(failed: bool = False) -> None:
     if wandb is not None and getattr(wandb, "run", None) is not None:
         try:
             wandb.finish(exit_code=1 if failed else 0)
+            # Ends wandb's own process too: a second run with the same id in it can lose its rows.
+            wandb.teardown()
         except Exception as error:
             say(f"warning: wandb did not end in good order ({error})")
     while _environment_set:

@@ -54,7 +54,8 @@ def build_trainer(
     Args:
         recipe: gives the devices, strategy, precision and CPU threads.
         folder: the stage's folder.
-        max_steps: optimizer steps in Lightning's count; -1 for no limit (manual optimization, predict).
+        max_steps: optimizer steps in Lightning's count; -1 for one pass over the loader (manual optimization, where
+            Lightning counts every optimizer's steps).
         callbacks: e.g. `Progress`, `ResumeCheckpoint`, `Interrupt`.
         loggers: from `tracking.build_loggers`.
         options: passed on to Lightning's `Trainer` (`accumulate_grad_batches`, `gradient_clip_val`, `val_check_interval`).
@@ -79,7 +80,7 @@ def build_trainer(
         "strategy": settings.strategy,
         "precision": resolve_precision(settings),
         "max_steps": max_steps,
-        "max_epochs": -1,
+        "max_epochs": -1 if max_steps > 0 else 1,
         "default_root_dir": folder,
         "plugins": plugins,
         "callbacks": list(callbacks),

@@ -86,6 +86,7 @@ class Automatic(LightningModule):
         self.frozen = nn.Linear(4, 8).requires_grad_(False)
         self.net = nn.Sequential(nn.Dropout(0.3), nn.Linear(8, 1))
         self.at_step: Any = None
+        self.validated_at: list[int] = []
 
     def loss(self, batch: torch.Tensor) -> torch.Tensor:
         return (self.net(self.frozen(batch)) - batch.mean()).square().mean()
@@ -99,6 +100,8 @@ class Automatic(LightningModule):
         return loss
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.validated_at.append(self.global_step)
         self.log("eval_loss", self.loss(batch) + torch.rand(()))
 
     def configure_optimizers(self) -> Any:
@@ -220,7 +223,32 @@ def test_a_run_with_validation_goes_on_bit_for_bit(tmp_path: Path, step: int) ->
     whole = train(tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(tmp_path / "stopped", at_step=signal_at(step), validate=True)
-    assert same(whole, train(tmp_path / "stopped", validate=True))
+    resumed = train(tmp_path / "stopped", validate=True)
+    assert same(whole, resumed)
+    assert resumed.validated_at == [4, 6]
+
+
+def test_a_validation_that_is_due_is_done_before_the_run_stops(tmp_path: Path) -> None:
+    modules: list[Automatic] = []
+
+    def stop_in_the_second(module: Automatic) -> None:
+        modules.append(module)
+        if module.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="step 2 is saved"):
+        train(tmp_path, at_step=stop_in_the_second, validate=True)
+    assert modules[0].validated_at == [2]
+
+
+def test_a_stop_in_the_last_step_ends_the_run_and_the_next_one_has_nothing_left_to_train(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Interrupted, match=f"step {STEPS} is saved"):
+        train(tmp_path / "stopped", at_step=signal_at(STEPS))
+    steps: list[int] = []
+    resumed = train(tmp_path / "stopped", at_step=lambda module: steps.append(1))
+    assert same(whole, resumed)
+    assert steps == []
 
 
 def test_a_process_killed_without_warning_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:

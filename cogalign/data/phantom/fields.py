@@ -15,7 +15,7 @@ Image = NDArray[np.float32]
 def grid(size: int) -> tuple[Image, Image]:
     """Row and column coordinates `[size, size]` as shares of the side, pixel centres."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    y, x = np.meshgrid(axis, axis, indexing="ij")
+    y, x = (np.asarray(part, np.float32) for part in np.meshgrid(axis, axis, indexing="ij"))
     y.setflags(write=False)
     x.setflags(write=False)
     return y, x
@@ -34,9 +34,15 @@ def smoothstep(value: Image, low: float, high: float) -> Image:
 
 
 def mix(image: Image, colour: NDArray[np.float32] | Image, alpha: Image) -> Image:
-    """`image` [H, W, 3] with `colour` ([3] or [H, W, 3]) laid over it by `alpha` [H, W]."""
-    a = alpha[..., None]
-    return image + (colour - image) * a
+    """`image` [H, W, 3] with `colour` ([3] or [H, W, 3]) laid over it by `alpha` [H, W]; work is done where alpha is not 0."""
+    out = image.copy()
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    if not rows.size:
+        return out
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    paint = colour if colour.ndim == 1 else colour[window]
+    out[window] += (paint - out[window]) * alpha[window][..., None]
+    return out
 
 
 def strokes(size: int, paths: list[NDArray[np.float32]], widths: list[float], blur: float) -> Image:

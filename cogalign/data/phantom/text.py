@@ -86,4 +86,3 @@ def description(spec: PhantomSpec) -> str:
     steps = round(HUES[spec.cue] / HUE_STEP)
     parts.append(f"{BOX_NAMES[spec.cue]} box, {BORDERS[spec.cue]} frame, {edge}, {HUE_LOOKS[steps]}")
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
-

@@ -1,0 +1,211 @@
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cogalign.cognition.report import HEADINGS
+from cogalign.data.case import Case
+from cogalign.data.caseset import read_case_set
+from cogalign.generation.hf import Completion
+from cogalign.generation.sampling import Rollout
+from cogalign.grpo.mix import PromptSampler
+from cogalign.grpo.module import GrpoModule, MicroBatch, learning_rate_factor
+from cogalign.models.load import LoadedModel
+from cogalign.models.prompts import encode_prompts, pad_completions
+from cogalign.recipe import GrpoSettings, MixSettings, RewardWeights
+
+QUESTION = "Based on the image, what is the diagnosis?"
+
+
+class Alone(GrpoModule):
+    """The module without a trainer, with plain gradient descent: the change of a weight is its gradient."""
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        if not hasattr(self, "descent"):
+            self.descent = torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=1.0)
+        return self.descent
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.backward()
+
+    def _sum(self, values: Tensor) -> Tensor:
+        return values
+
+
+def build(loaded: LoadedModel, phantom_set: Path, seed: int = 1, **fields: Any) -> Alone:
+    case_set = read_case_set(phantom_set)
+    defaults = {"prompts_per_step": 4, "num_generations": 3, "max_completion_length": 6, "learning_rate": 1e-3}
+    settings = GrpoSettings(**(defaults | {"steps": 10, "max_grad_norm": 1e9, "warmup_share": 0.0} | fields))
+    sampler = PromptSampler(case_set.split("train"), {}, MixSettings(), settings.prompts_per_step, seed)
+    return Alone(loaded, settings, sampler, case_set.image, QUESTION, seed)
+
+
+def fixed_micros(
+    module: Alone, images: Sequence[Image.Image], questions: Sequence[str], size: int, group: int = 3
+) -> list[MicroBatch]:
+    """Always the same ragged completions and advantages for some prompts, in micro-batches of `size` prompts."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        torch.randint(8, 890, (1 + int(torch.randint(9, (1,), generator=generator)),), generator=generator).tolist()
+        for _ in range(group * len(images))
+    ]
+    advantages = torch.randn(len(rows), generator=generator)
+    micros = []
+    for first in range(0, len(images), size):
+        part = slice(first * group, (first + size) * group)
+        ids, mask = pad_completions(rows[part], 0)
+        prompt = encode_prompts(module.loaded.processor, images[first : first + size], questions[first : first + size])
+        texts = [Completion("", tuple(row), True) for row in rows[part]]
+        micro = MicroBatch(prompt, Rollout(ids, mask, torch.ones(len(texts), dtype=torch.bool)), texts)
+        micro.advantages = advantages[part]
+        micros.append(micro)
+    for micro in micros:
+        module._score_all(micro)
+    return micros
+
+
+def weights(module: Alone) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def copy_of(loaded: LoadedModel) -> LoadedModel:
+    return LoadedModel(copy.deepcopy(loaded.model), loaded.processor, loaded.family)
+
+
+def test_an_update_does_not_depend_on_the_micro_batches(
+    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+) -> None:
+    images, asked = (pictures * 2)[:7], (questions * 2)[:7]
+    results = []
+    for size in (7, 2, 8):
+        module = build(copy_of(adapted), phantom_set, num_iterations=2)
+        micros = fixed_micros(module, images, asked, size)
+        assert len(micros) == -(-7 // size)
+        updates = [module._update(micros) for _ in range(2)]
+        results.append((updates, weights(module)))
+    start = weights(build(copy_of(adapted), phantom_set))
+    (updates, expected), *others = results
+    for found_updates, found in others:
+        for name, value in expected.items():
+            change = value - start[name]
+            assert change.norm() > 0
+            rounding = 1e-7 * value.norm()  # of the weights themselves
+            assert (found[name] - value).norm() <= 2e-5 * change.norm() + rounding, name
+        for found_update, update in zip(found_updates, updates, strict=True):
+            assert found_update == pytest.approx(update, rel=1e-4, abs=1e-7)
+
+
+def test_the_divergence_is_zero_before_the_first_step_and_positive_after_it(
+    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+) -> None:
+    module = build(adapted, phantom_set, num_iterations=2)
+    micros = fixed_micros(module, pictures, questions, 2)
+    first, second = module._update(micros), module._update(micros)
+    assert first["kl"] == 0 and first["clip_ratio/region_mean"] == 0
+    assert second["kl"] > 1e-8
+    assert first["grad_norm"] > 0 and first["entropy"] > 0
+    assert module.optimizer_step_count == 2
+
+
+def test_an_update_makes_better_completions_likelier(
+    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+) -> None:
+    module = build(adapted, phantom_set, beta=0.0, num_iterations=2, learning_rate=1e-2)
+    micros = fixed_micros(module, pictures, questions, 4)
+    assert module.reference is None and micros[0].ref_logps is None
+    module._update(micros)
+    with torch.no_grad():
+        after = module._logps(module.model, micros[0])[0]
+    mask, advantages = micros[0].rollout.mask, micros[0].advantages
+    assert micros[0].old_logps is not None and advantages is not None
+    gain = ((after - micros[0].old_logps) * mask).sum(1) / mask.sum(1)
+    assert (gain * advantages).mean() > 0
+
+
+def test_a_gradient_that_is_not_finite_stops_with_the_weights_as_they_were(
+    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+) -> None:
+    module = build(adapted, phantom_set)
+    micros = fixed_micros(module, pictures, questions, 4)
+    before = weights(module)
+    assert micros[0].advantages is not None
+    micros[0].advantages[0] = torch.inf
+    with pytest.raises(ValueError, match=r"grpo step 1: the gradient's norm is (nan|inf), the step was not taken"):
+        module._update(micros)
+    assert module.optimizer_step_count == 0
+    assert all(torch.equal(value, before[name]) for name, value in weights(module).items())
+
+
+def test_what_is_sampled_depends_on_seed_rollout_and_part_alone(adapted: LoadedModel, phantom_set: Path) -> None:
+    def draw(seed: int, rollout: int, part: int) -> list[tuple[int, ...]]:
+        module = build(adapted, phantom_set, seed=seed, beta=0.0)
+        module.rollout_count = rollout
+        cases = module.sampler.step(0)
+        torch.rand(seed + part)
+        micro = module._sample(cases, [module.read_image(case) for case in cases], part)
+        return [c.token_ids for c in micro.completions]
+
+    first = draw(1, 0, 0)
+    assert len(first) == 12 and len(set(first)) == 12
+    assert draw(1, 0, 0) == first
+    assert all(draw(*other) != first for other in ((1, 1, 0), (1, 0, 1)))
+
+
+def text(diagnosis: str, location: str = "Colon, white light, clear view.") -> str:
+    bodies = (location, "Sessile elevated lesion, Paris Is.", "Smooth surface with dilated capillaries.")
+    lines = [line for pair in zip(HEADINGS.values(), bodies, strict=True) for line in pair]
+    return "\n".join([*lines, f"The diagnosis result is {diagnosis}."])
+
+
+def test_the_reward_of_completions_made_by_hand(adapted: LoadedModel, phantom_set: Path) -> None:
+    keywords = {
+        "location": ["colon", "white light", "clear"],
+        "morphology": ["sessile", "elevated", "paris is"],
+        "microvasculature": ["smooth", "dilated", "capillaries"],
+    }
+    polyp = Case("a", "images/a.png", ("polyp",), "train", keywords=keywords)
+    ulcer = Case("b", "images/b.png", ("ulcer",), "train", keywords=keywords)
+    module = build(adapted, phantom_set, beta=0.0, num_generations=2, reward_weights=RewardWeights(1.0, 1.0, 2.0))
+    texts = [text("Polyp"), text("Polyp", "Stomach."), text("Polyp"), "The diagnosis result is Ulcer."]
+    totals, single = module._reward([polyp, ulcer], [Completion(t, (1, 2), True) for t in texts])
+    expected = [[1, 1, 1], [1, 6 / 9, 1], [1, 1, 0], [0, 0, 1]]
+    torch.testing.assert_close(single, torch.tensor(expected, dtype=torch.float32))
+    torch.testing.assert_close(totals, torch.tensor([4, 3 + 6 / 9, 2, 2]))
+
+
+def test_tokens_of_prompts_count_for_every_completion(
+    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+) -> None:
+    module = build(adapted, phantom_set, beta=0.0)
+    micros = fixed_micros(module, pictures, questions, 3)
+    prompts = sum(int(encode_prompts(adapted.processor, [i], [q])["attention_mask"].sum())
+                  for i, q in zip(pictures, questions, strict=True))  # fmt: skip
+    completions = sum(len(c.token_ids) for micro in micros for c in micro.completions)
+    assert module._tokens(micros) == 3 * prompts + completions
+
+
+def test_the_learning_rate_warms_up_and_stays_or_decays() -> None:
+    constant = GrpoSettings(steps=100, warmup_share=0.1)
+    assert [learning_rate_factor(step, constant) for step in (0, 4, 9, 10, 99)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+    cosine = GrpoSettings(steps=100, warmup_share=0.1, schedule="cosine")
+    assert [learning_rate_factor(step, cosine) for step in (9, 10, 55, 100)] == pytest.approx([1, 1, 0.5, 0])
+    assert learning_rate_factor(0, GrpoSettings(steps=1, warmup_share=0.0)) == 1
+
+
+def test_a_checkpoint_holds_the_policy_and_the_counters_and_no_reference(
+    adapted: LoadedModel, phantom_set: Path
+) -> None:
+    module = build(adapted, phantom_set)
+    module.optimizer_step_count, module.rollout_count, module.tokens_seen = 7, 4, 99
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["state_dict"]) == set(weights(module))
+    assert all(".default." in name for name in checkpoint["state_dict"])
+    other = build(adapted, phantom_set, beta=0.0)
+    other.on_load_checkpoint(checkpoint)
+    assert (other.optimizer_step_count, other.rollout_count, other.tokens_seen) == (7, 4, 99)

@@ -1,0 +1,64 @@
+import math
+
+import torch
+from PIL import Image
+
+from cogalign.data.case import Case
+from cogalign.generation.hf import Completion
+from cogalign.grpo.observe import reward_metrics, rollout_metrics, sample_rows
+
+
+def completion(length: int, finished: bool = True, text: str = "") -> Completion:
+    return Completion(text, tuple(range(length)), finished)
+
+
+def test_lengths_and_the_share_that_was_cut() -> None:
+    metrics = rollout_metrics([completion(2), completion(4), completion(6), completion(8, finished=False)])
+    assert metrics["completions/mean_length"] == 5
+    assert (metrics["completions/min_length"], metrics["completions/max_length"]) == (2, 8)
+    assert metrics["completions/mean_terminated_length"] == 4
+    assert (metrics["completions/min_terminated_length"], metrics["completions/max_terminated_length"]) == (2, 6)
+    assert metrics["completions/clipped_ratio"] == 0.25
+
+
+def test_a_completion_that_ends_on_the_last_place_is_not_cut() -> None:
+    metrics = rollout_metrics([completion(8), completion(8, finished=False)])
+    assert metrics["completions/clipped_ratio"] == 0.5
+
+
+def test_without_any_that_ended_the_terminated_lengths_are_zero() -> None:
+    metrics = rollout_metrics([completion(8, finished=False)])
+    assert metrics["completions/mean_terminated_length"] == 0 and metrics["completions/clipped_ratio"] == 1
+
+
+def test_rewards_by_group_and_by_name() -> None:
+    nan = math.nan
+    grouped = torch.tensor([[1.0, 3.0], [2.0, 2.0]])
+    single = torch.tensor([[1.0, nan], [0.0, nan], [1.0, 0.5], [0.0, nan]])
+    metrics = reward_metrics(grouped, single, ["format", "cognition"])
+    assert metrics["reward"] == 2 and math.isclose(metrics["reward_std"], math.sqrt(2) / 2, rel_tol=1e-6)
+    assert metrics["rewards/format/mean"] == 0.5
+    assert math.isclose(metrics["rewards/format/std"], float(single[:, 0].std()), rel_tol=1e-6)
+    assert metrics["rewards/cognition/mean"] == 0.5 and metrics["rewards/cognition/std"] == 0.0
+    unknown = reward_metrics(grouped, torch.full((4, 1), nan), ["format"])
+    assert math.isnan(unknown["rewards/format/mean"])
+
+
+def test_rewards_that_are_not_known_are_left_out() -> None:
+    nan = math.nan
+    metrics = reward_metrics(torch.tensor([[1.0, 3.0, nan], [nan, nan, nan]]), torch.ones(6, 1), ["format"])
+    assert metrics["reward"] == 2
+    assert math.isclose(metrics["reward_std"], math.sqrt(2), rel_tol=1e-6)
+
+
+def test_samples_are_spread_over_the_step() -> None:
+    cases = [Case(f"c{k}", f"images/c{k}.png", ("polyp", "ulcer"), "train") for k in range(20)]
+    images = [Image.new("RGB", (4, 4), (k, 0, 0)) for k in range(20)]
+    completions = [completion(1, text=f"{k} of {g}") for k in range(20) for g in range(3)]
+    rows = sample_rows(cases, images, completions, 3, limit=8)
+    assert len(rows) == 7 and len({row["id"] for row in rows}) == 7
+    for row in rows:
+        index = int(row["id"][1:])
+        assert row["completion"] == f"{index} of 0" and row["image"] is images[index]
+        assert row["intervention"] == "factual" and row["findings"] == "polyp, ulcer"
+    assert [row["id"] for row in sample_rows(cases[:2], images, completions, 3)] == ["c0", "c1"]

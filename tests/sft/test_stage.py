@@ -1,0 +1,181 @@
+"""Stage 1 as a recipe runs it: it learns, writes its metrics, and goes on bit for bit where it was stopped."""
+
+import csv
+import json
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cogalign.models.load import load_model
+from cogalign.recipe import (
+    DataSettings,
+    LoraSettings,
+    ModelSettings,
+    Recipe,
+    SftSettings,
+    TrackingSettings,
+    TrainerSettings,
+)
+from cogalign.sft.module import SftModule, warmup_cosine
+from cogalign.sft.stage import run
+from cogalign.training.context import StageContext
+from cogalign.training.interrupt import Interrupted
+
+STEPS = 5
+
+
+def context(out: Path, data: Path, sample_every: int = 0, **fields: Any) -> StageContext:
+    chosen = {
+        "steps": STEPS,
+        "batch_size": 4,
+        "learning_rate": 5e-3,
+        "warmup_share": 0.2,
+        "lora": LoraSettings(r=4, alpha=8, dropout=0.1),
+        "validate_every": 2,
+        "validation_limit": 3,
+        "checkpoint_every": 2,
+    } | fields
+    recipe = Recipe(
+        out=str(out),
+        model=ModelSettings(name="tiny-random", dtype="float32"),
+        data=DataSettings(case_set=str(data)),
+        sft=SftSettings(**chosen),
+        trainer=TrainerSettings(accelerator="cpu", precision="32-true"),
+        tracking=TrackingSettings(wandb=False, sample_every=sample_every),
+    )
+    return StageContext(recipe, out, "sft")
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with open(out / "sft/metrics.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, how: str) -> None:
+    """Let batch `batch` (from 0) of the next run end in a signal or a crash."""
+    real = SftModule.training_step
+
+    def step(self: SftModule, data: Any, batch_idx: int) -> Any:
+        if self.trainer.datamodule.consumed == batch:  # type: ignore[attr-defined]
+            if how == "crash":
+                raise RuntimeError("the power is gone")
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, data, batch_idx)
+
+    monkeypatch.setattr(SftModule, "training_step", step)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, phantom_set: Path) -> tuple[Path, dict[str, Any]]:
+    """A run that nothing stopped, and its metrics."""
+    out = tmp_path_factory.mktemp("sft") / "whole"
+    return out, run(context(out, phantom_set))
+
+
+def test_a_few_steps_reduce_the_loss(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, metrics = whole
+    losses = [float(row["loss"]) for row in rows(out)]
+    assert losses[-1] < losses[0] - 0.05
+    evaluated = [float(row["eval_loss"]) for row in rows(out) if row["eval_loss"]]
+    assert evaluated[-1] < evaluated[0]
+    assert metrics["loss"] == losses[-1] and metrics["eval_loss"] == evaluated[-1]
+
+
+def test_there_is_one_row_a_step(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, metrics = whole
+    table = rows(out)
+    assert [row["step"] for row in table] == [str(step) for step in range(1, STEPS + 1)]
+    assert {"loss", "grad_norm", "learning_rate", "num_tokens", "eval_loss", "step_time"} <= set(table[0])
+    assert [bool(row["eval_loss"]) for row in table] == [False, True, False, True, False]
+    for row in table:
+        assert all(float(row[name]) > 0 for name in ("loss", "grad_norm", "learning_rate"))
+    tokens = [int(row["num_tokens"]) for row in table]
+    assert all(a < b for a, b in pairwise(tokens)) and metrics["num_tokens"] == tokens[-1]
+    assert metrics["steps"] == STEPS
+    factors = [warmup_cosine(step, STEPS, 0.2) for step in range(STEPS)]
+    assert [float(row["learning_rate"]) for row in table] == pytest.approx([5e-3 * factor for factor in factors])
+
+
+def test_the_adapter_is_what_was_trained(whole: tuple[Path, dict[str, Any]]) -> None:
+    out, metrics = whole
+    config = json.loads((out / "sft/adapter/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.1)
+    weights = load_file(out / "sft/adapter/adapter_model.safetensors")
+    assert sum(value.numel() for value in weights.values()) == metrics["trainable_parameters"]
+    assert any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name)
+    last = torch.load(out / "sft/checkpoints/last.ckpt", weights_only=True)
+    assert sum(value.numel() for value in last["state_dict"].values()) == metrics["trainable_parameters"]
+
+
+@pytest.mark.parametrize(("how", "batch"), [("signal", 0), ("signal", 3), ("signal", 4), ("crash", 3)])
+def test_a_stopped_run_goes_on_bit_for_bit(
+    whole: tuple[Path, dict[str, Any]],
+    phantom_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    batch: int,
+) -> None:
+    out, metrics = whole
+    with monkeypatch.context() as patch:
+        stop_at(patch, batch, how)
+        with pytest.raises(Interrupted if how == "signal" else RuntimeError, match=r"SIGTERM|power"):
+            run(context(tmp_path, phantom_set))
+    assert not (tmp_path / "sft/adapter").exists()
+    torch.manual_seed(12345)  # the new process has another history
+    again = run(context(tmp_path, phantom_set))
+    assert again == metrics
+    expected = (out / "sft/adapter/adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "sft/adapter/adapter_model.safetensors").read_bytes() == expected
+    for row, wanted in zip(rows(tmp_path), rows(out), strict=True):
+        assert {**row, "step_time": ""} == {**wanted, "step_time": ""}
+
+
+def test_gradients_of_several_batches_make_one_step(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {"steps": 3, "accumulate": 2, "batch_size": 2, "checkpoint_every": 1, "validate_every": 2}
+    metrics = run(context(tmp_path / "whole", phantom_set, **fields))
+    table = rows(tmp_path / "whole")
+    assert [row["step"] for row in table] == ["1", "2", "3"]
+    assert [bool(row["eval_loss"]) for row in table] == [False, True, False]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, "signal")  # the first of the two batches of step 2
+        with pytest.raises(Interrupted, match="step 2 is saved"):
+            run(context(tmp_path / "stopped", phantom_set, **fields))
+    assert run(context(tmp_path / "stopped", phantom_set, **fields))["num_tokens"] == metrics["num_tokens"]
+    one, two = (
+        (tmp_path / name / "sft/adapter/adapter_model.safetensors").read_bytes() for name in ("whole", "stopped")
+    )
+    assert one == two
+
+
+def test_all_weights_can_be_trained_with_the_vision_encoder_frozen(phantom_set: Path, tmp_path: Path) -> None:
+    made = context(tmp_path, phantom_set, steps=1, lora=None, validate_every=0)
+    metrics = run(made)
+    base = dict(load_model(made.recipe.model, device="cpu").model.named_parameters())
+    tuned = dict(load_model(made.recipe.model, made.checkpoint("sft"), device="cpu").model.named_parameters())
+    changed = {name for name, value in tuned.items() if not torch.equal(value, base[name])}
+    assert changed and all(name.startswith("model.language_model.") for name in changed)
+    assert metrics["trainable_parameters"] == sum(p.numel() for n, p in base.items() if "visual" not in n)
+    assert metrics["eval_loss"] is None and (tmp_path / "sft/model").is_dir()
+
+
+def test_samples_of_what_the_model_writes_are_kept(phantom_set: Path, tmp_path: Path) -> None:
+    made = context(tmp_path, phantom_set, sample_every=1, steps=1, validate_every=1, validation_limit=2)
+    made.recipe.evaluate.max_completion_length = 3
+    run(made)
+    lines = (tmp_path / "sft/completions/completions_00001.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+    assert len(samples) == 2 and all(set(sample) == {"id", "answer", "completion"} for sample in samples)
+
+
+def test_a_sample_that_is_too_long_stops_the_stage_with_its_name(phantom_set: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"case 'phantom-a\d+': found \d+ tokens, wanted at most sft.max_length = 60"):
+        run(context(tmp_path, phantom_set, max_length=60))

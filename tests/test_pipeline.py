@@ -1,0 +1,221 @@
+"""The pipeline: what is skipped, resumed and run again, and what the run folder says."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cogalign import pipeline
+from cogalign.pipeline import inputs_of, run_recipe
+from cogalign.recipe import (
+    DataSettings,
+    ExportSettings,
+    GrpoSettings,
+    MixSettings,
+    PhantomSettings,
+    Recipe,
+    SftSettings,
+)
+from cogalign.training.context import StageContext
+from cogalign.training.interrupt import Interrupted
+from cogalign.training.stage_file import read_stage_file
+
+ALL = ["data", "sft", "counterfactual", "grpo", "evaluate", "audit", "export"]
+
+
+class Stages:
+    """Stands in for the stage functions: writes a file, notes the call, and can be told to fail once."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.errors: dict[str, BaseException] = {}
+
+    def function(self, stage: str) -> Callable[[StageContext], dict[str, Any]]:
+        def run(context: StageContext) -> dict[str, Any]:
+            self.calls.append(stage)
+            context.folder.mkdir(parents=True, exist_ok=True)
+            (context.folder / "work").write_text((_read(context.folder / "work")) + "x")
+            if stage in self.errors:
+                raise self.errors.pop(stage)
+            return {"calls": len(self.calls)}
+
+        return run
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
+    found = Stages()
+    monkeypatch.setattr(pipeline, "_function_of", found.function)
+    monkeypatch.setattr(pipeline, "_prepare_data", found.function("data"))
+    return found
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return Recipe(
+        name="piped", out=str(tmp_path / "run"), data=DataSettings(phantom=PhantomSettings(train=4)),
+        grpo=GrpoSettings(mix=MixSettings(removal=1)),
+    )  # fmt: skip
+
+
+def status(recipe: Recipe, stage: str) -> str | None:
+    found = read_stage_file(recipe.run_dir / stage)
+    return found.status if found else None
+
+
+def test_all_stages_run_in_order_and_the_summary_tells_of_them(recipe: Recipe, stages: Stages) -> None:
+    summary = run_recipe(recipe)
+    assert stages.calls == ALL
+    assert json.loads((recipe.run_dir / "summary.json").read_text()) == summary
+    assert summary["recipe"] == "piped"
+    assert summary["stages"]["grpo"]["status"] == "finished"
+    assert summary["stages"]["grpo"]["metrics"] == {"calls": 4}
+    assert yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text())["data"]["phantom"]["train"] == 4
+
+
+def test_a_second_run_skips_everything_and_says_so(
+    recipe: Recipe, stages: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_recipe(recipe)
+    before = {stage: (recipe.run_dir / stage / "stage.json").read_bytes() for stage in ALL}
+    capsys.readouterr()
+    run_recipe(recipe)
+    assert stages.calls == ALL
+    said = capsys.readouterr().err
+    assert all(f"{stage}: finished before, skipped" in said for stage in ALL)
+    assert {stage: (recipe.run_dir / stage / "stage.json").read_bytes() for stage in ALL} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({"sft": SftSettings(steps=7)}, ["sft", "grpo", "evaluate", "audit", "export"]),
+        ({"data": DataSettings(phantom=PhantomSettings(train=5))}, ALL),
+        ({"seed": 2}, ["sft", "grpo", "evaluate", "audit", "export"]),
+        ({"export": ExportSettings(tolerance=0.5)}, ["export"]),
+        ({"sft": SftSettings(workers=2, checkpoint_every=3)}, []),
+    ],
+)
+def test_a_changed_setting_runs_its_stage_and_all_that_depend_on_it(
+    recipe: Recipe, stages: Stages, change: dict[str, Any], again: list[str]
+) -> None:
+    run_recipe(recipe)
+    stages.calls.clear()
+    run_recipe(replace(recipe, **change))
+    assert stages.calls == again
+
+
+def test_results_of_other_settings_are_moved_aside_not_lost(
+    recipe: Recipe, stages: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_recipe(recipe)
+    (recipe.run_dir / "export" / "model").write_text("precious")
+    run_recipe(replace(recipe, export=ExportSettings(tolerance=0.5)))
+    assert (recipe.run_dir / "export.replaced" / "model").read_text() == "precious"
+    assert not (recipe.run_dir / "export" / "model").exists()
+    assert "export: made with other settings or inputs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("bad mask"), Interrupted("SIGTERM"), KeyboardInterrupt()])
+def test_a_stopped_stage_goes_on_and_finished_ones_are_kept(
+    recipe: Recipe, stages: Stages, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages.errors["grpo"] = error
+    with pytest.raises(type(error)):
+        run_recipe(recipe)
+    expected = "failed" if isinstance(error, ValueError) else "interrupted"
+    assert status(recipe, "grpo") == expected
+    assert json.loads((recipe.run_dir / "summary.json").read_text())["stages"]["grpo"]["status"] == expected
+    assert status(recipe, "counterfactual") == "finished"
+    stages.calls.clear()
+    run_recipe(recipe)
+    assert stages.calls == ["grpo", "evaluate", "audit", "export"]
+    assert f"grpo: not finished ({expected}), going on" in capsys.readouterr().err
+    assert (recipe.run_dir / "grpo" / "work").read_text() == "xx"
+    found = read_stage_file(recipe.run_dir / "grpo")
+    assert found is not None
+    assert found.resumed == 1
+
+
+def test_an_unfinished_stage_of_other_settings_starts_anew(recipe: Recipe, stages: Stages) -> None:
+    stages.errors["sft"] = Interrupted("SIGINT")
+    with pytest.raises(Interrupted):
+        run_recipe(recipe)
+    run_recipe(replace(recipe, sft=SftSettings(steps=9)), stages=["sft"])
+    assert (recipe.run_dir / "sft" / "work").read_text() == "x"
+
+
+def test_force_runs_finished_stages_again(recipe: Recipe, stages: Stages) -> None:
+    run_recipe(recipe)
+    stages.calls.clear()
+    run_recipe(recipe, stages=["evaluate"], force=True)
+    assert stages.calls == ["evaluate"]
+    stages.calls.clear()
+    run_recipe(recipe, force=True)
+    assert stages.calls == ALL
+
+
+def test_a_single_stage_prepares_the_data_first(recipe: Recipe, stages: Stages) -> None:
+    run_recipe(recipe, stages=["sft"])
+    assert stages.calls == ["data", "sft"]
+
+
+def test_a_stage_without_its_inputs_says_what_to_run(recipe: Recipe, stages: Stages) -> None:
+    with pytest.raises(FileNotFoundError, match=r"grpo needs the results of sft.*cogalign sft RECIPE"):
+        run_recipe(recipe, stages=["grpo"])
+    assert stages.calls == ["data"]
+
+
+def test_grpo_reads_counterfactuals_only_if_the_mix_does(recipe: Recipe) -> None:
+    assert "counterfactual" in inputs_of(recipe, "grpo")
+    assert "counterfactual" not in inputs_of(replace(recipe, grpo=GrpoSettings()), "grpo")
+
+
+def test_stage_files_name_versions_seeds_and_times(recipe: Recipe, stages: Stages) -> None:
+    run_recipe(recipe, stages=["sft"])
+    found = read_stage_file(recipe.run_dir / "sft")
+    assert found is not None
+    assert {"python", "torch", "transformers", "lightning", "peft", "cogalign"} <= set(found.versions)
+    assert found.seeds == {"run": 1}
+    assert found.started
+    assert found.finished
+    assert found.started <= found.finished
+
+
+def test_two_runs_do_not_write_into_one_folder(recipe: Recipe, stages: Stages) -> None:
+    recipe.run_dir.mkdir(parents=True)
+    with open(recipe.run_dir / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another cogalign run is writing here"):
+            run_recipe(recipe)
+    assert stages.calls == []
+
+
+def test_a_process_beside_the_first_writes_nothing(
+    recipe: Recipe, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(pipeline, "stage_digest", lambda recipe, stage: "same")
+    run_recipe(recipe, stages=["sft"])
+    assert not list(recipe.run_dir.rglob("*.json"))
+
+
+def test_the_real_data_stage_makes_phantoms_and_counts_them(tmp_path: Path) -> None:
+    phantom = PhantomSettings(train=4, validation=2, test=3, size=32)
+    recipe = Recipe(out=str(tmp_path / "run"), data=DataSettings(phantom=phantom))
+    summary = run_recipe(recipe, stages=[])
+    assert summary["stages"]["data"]["metrics"]["cases"]["train"] == 4
+    made = (tmp_path / "run" / "data" / "metadata.jsonl").stat().st_mtime_ns
+    run_recipe(recipe, stages=[])
+    assert (tmp_path / "run" / "data" / "metadata.jsonl").stat().st_mtime_ns == made
