@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: setup ## environment, then the whole method on phantoms (about 12 minutes on 2 cores)
 	$(BIN)/cogalign run $(RECIPE) --out $(OUT)
 	@echo "report: $(OUT)/report.html (open it in a browser)"
-	@echo "model:  $(OUT)/export"
+	@echo "model:  $(OUT)/export/model"
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

@@ -44,6 +44,11 @@ WITHOUT_EFFECT = ("checkpoint_every", "workers")
 OF_MODEL = ("sft", "grpo", "evaluate", "audit", "export")
 """Stages that depend on the model and on the run's seed."""
 
+TOGETHER = ("sft", "counterfactual", "grpo")
+"""Stages in which all processes of a run take part; the main process alone does the others."""
+FOLLOW_EVERY = 0.5
+"""Seconds between two looks of a process that waits for the main one."""
+
 StageFunction = Callable[[StageContext], dict[str, Any]]
 
 
@@ -160,6 +165,9 @@ def _function_of(stage: str) -> StageFunction:
 def _run_stage(context: StageContext, function: StageFunction, force: bool) -> None:
     """Skip, go on with, or run one stage, and keep its `stage.json` and the summary true."""
     check()
+    if not is_main_process():
+        _follow(context, function, force)
+        return
     stage, folder, recipe = context.stage, context.folder, context.recipe
     digest = stage_digest(recipe, stage)
     before = read_stage_file(folder)
@@ -172,8 +180,7 @@ def _run_stage(context: StageContext, function: StageFunction, force: bool) -> N
     if resumed and before is not None:
         say(f"{stage}: not finished ({before.status}), going on")
     else:
-        if is_main_process():
-            _move_aside(stage, folder, before, same)
+        _move_aside(stage, folder, before, same)
         say(f"{stage}: starting")
     record = StageFile(
         stage=stage, digest=digest, started=now(), versions=versions(), seeds=_seeds(recipe, stage),
@@ -183,6 +190,40 @@ def _run_stage(context: StageContext, function: StageFunction, force: bool) -> N
         record.started = before.started
     _write(record, context)
     _execute(context, function, record)
+
+
+def _follow(context: StageContext, function: StageFunction, force: bool) -> None:
+    """What a process beside the main one does: take part in the stages that share their work, wait for the others.
+
+    The main process decides by what it writes into `stage.json` whether a stage is skipped or runs.
+
+    Raises:
+        RuntimeError: the main process is gone.
+    """
+    old = read_stage_file(context.folder) if force else None
+    took_part = False
+    while True:
+        check()
+        record = read_stage_file(context.folder)
+        if record is not None and record.digest == _digest_if_ready(context):
+            fresh = old is None or record.started != old.started
+            if record.status == "finished" and fresh:
+                return
+            if record.status == "running" and context.stage in TOGETHER and not took_part:
+                function(context)
+                took_part = True
+                continue
+        if os.getppid() == 1:
+            raise RuntimeError(f"{context.stage}: the main process has ended, so this one ends too")
+        time.sleep(FOLLOW_EVERY)
+
+
+def _digest_if_ready(context: StageContext) -> str | None:
+    """The stage's digest, or None while its inputs are not finished."""
+    try:
+        return stage_digest(context.recipe, context.stage)
+    except FileNotFoundError:
+        return None
 
 
 def _execute(context: StageContext, function: StageFunction, record: StageFile) -> None:

@@ -28,7 +28,7 @@ def plan(context: StageContext) -> list[Job]:
         found = sorted({case.split for case in pairs.cases})
         raise ValueError(
             f"audit.split: found {settings.split!r}, but {pairs.root} has counterfactuals of {', '.join(found)} only; "
-            "add it to counterfactual.splits"
+            "add it to counterfactual.splits, or see left_out.json there for why its cases have none"
         )
     edited = {kind: spread([case for case in rows if case.intervention == kind], settings.limit) for kind in RATES}
     wanted = {case.counterfactual_of for cases in edited.values() for case in cases}

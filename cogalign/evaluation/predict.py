@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from cogalign.cognition.keywords import count_found
 from cogalign.cognition.report import parse
 from cogalign.data.case import Case
+from cogalign.data.collator import question_of
 from cogalign.evaluation.location import location_correct
 from cogalign.evaluation.metrics import exact_match
 from cogalign.generation.hf import Completion, generate
@@ -30,8 +30,6 @@ unit that is resampled; `findings` is the truth and `diagnosis` what was said, b
 diagnoses that no finding is named; `location_correct` may be None (nobody knows where it is); `cognition` is the share
 of the case's keywords in the completion, NaN where it has none; `format`: three headings and a diagnosis.
 """
-
-T = TypeVar("T")
 
 
 def group_of(case: Case) -> str:
@@ -66,12 +64,6 @@ def judge(case: Case, completion: Completion, *, model: str, kind: str) -> dict[
     }
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    stream = iter(items)
-    while batch := list(islice(stream, size)):
-        yield batch
-
-
 def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """A frame of predictions from the rows of `judge`, with all columns even when there is no row."""
     frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
@@ -102,7 +94,7 @@ def predict_cases(
         loaded: the model and its processor.
         cases: what is asked about, in the order of the rows.
         images: gives the image of a case; called once a case, a batch at a time, so that images need not fit in memory.
-        question: the question of every prompt.
+        question: the question of every prompt whose case has none of its own.
         model: name of the model in the column `model`.
         kind: value of the column `kind`.
         batch_size: prompts generated at once.
@@ -112,11 +104,12 @@ def predict_cases(
         One row a case, with `COLUMNS`.
     """
     rows: list[dict[str, Any]] = []
-    for batch in _batches(track(cases, f"{model}: {kind}", total=len(cases)), batch_size):
+    batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
+    for batch in track(batches, f"{model}: {kind}, {len(cases)} images in batches"):
         completions = generate(
             loaded,
             [images(case) for case in batch],
-            [question] * len(batch),
+            [question_of(case, question) for case in batch],
             max_completion_length=max_completion_length,
             batch_size=batch_size,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def resolve_name(name: str) -> str:
     return str(Path(name).expanduser()) if looks_like_path else name
 
 
+def quiet_transformers() -> None:
+    """Keep transformers' own progress bars, and a notice that only its callers can heed, off the screen."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
 def _open_processor(settings: ModelSettings, name: str) -> Any:
     from transformers import AutoProcessor
 
@@ -106,6 +115,7 @@ def _first_line(error: BaseException) -> str:
 
 def _open_base(settings: ModelSettings) -> tuple[Any, Any]:
     """Model and processor without any checkpoint."""
+    quiet_transformers()
     from transformers import AutoModelForImageTextToText
 
     if settings.name == "tiny-random":

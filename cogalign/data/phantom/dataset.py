@@ -23,7 +23,7 @@ from cogalign.training.progress import track
 SHIFTED = "test_shifted"
 CODES = {"train": "a", "validation": "b", "test": "c", SHIFTED: "d"}
 """Letter of each split in ids and file names (Hugging Face would take the split's name for its own purposes)."""
-EXERCISE_SHARE = 0.25
+EXERCISE_SHARE = 0.15
 """Share of language exercises among descriptions: the words of the question are repeated."""
 LICENCE = "Apache-2.0"
 
@@ -64,7 +64,7 @@ def make_case(
 
 def _with_exercise(case: Case, rng: np.random.Generator, vocabulary: list[str]) -> Case:
     """The case as a language exercise: a list of words that has nothing to do with the image, to be repeated."""
-    text = " ".join(rng.choice(vocabulary, size=int(rng.integers(6, 15))))
+    text = " ".join(rng.choice(vocabulary, size=int(rng.integers(4, 9))))
     return Case(**{**case.__dict__, "question": f"Repeat these words: {text}", "answer": text})
 
 

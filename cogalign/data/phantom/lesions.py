@@ -88,15 +88,15 @@ def _erosion(image: Image, spec: LesionSpec) -> Painted:
     size = image.shape[0]
     rng = np.random.default_rng(spec.seed + 1)
     y, x = grid(size)
-    count = int(rng.integers(3, 5)) if spec.variant == "few" else int(rng.integers(6, 8))
+    count = 3 if spec.variant == "few" else int(rng.integers(6, 8))
     mask = np.zeros((size, size), bool)
     turn = rng.uniform(0, 2 * np.pi)
     for k in range(count):
-        reach = 0.0 if k == 0 else rng.uniform(0.5, 0.95)
+        reach = 0.0 if k == 0 else rng.uniform(0.75, 1.0)
         angle = turn + 2 * np.pi * k / max(1, count - 1)
         cy = spec.y + reach * spec.radius * np.sin(angle)
         cx = spec.x + reach * spec.radius * np.cos(angle)
-        r = spec.radius * rng.uniform(0.20, 0.30)
+        r = spec.radius * rng.uniform(0.27, 0.36)
         d = np.sqrt((y - cy) ** 2 + (x - cx) ** 2) / r
         image = mix(image, _rgb(186, 52, 46), 0.75 * smoothstep(d, 1.35, 0.75))
         image = mix(image, _rgb(238, 214, 190), 0.95 * smoothstep(d, 0.75, 0.45))

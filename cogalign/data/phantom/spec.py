@@ -23,7 +23,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 RADII = {
     "polyp": (0.10, 0.17),
     "ulcer": (0.10, 0.16),
-    "erosion": (0.10, 0.15),
+    "erosion": (0.13, 0.17),
     "angiectasia": (0.09, 0.14),
     "bleeding": (0.10, 0.17),
     "tumor": (0.14, 0.20),

@@ -80,7 +80,7 @@ def report(spec: PhantomSpec) -> Report:
 
 def description(spec: PhantomSpec) -> str:
     """What a layman sees, no diagnosis: wall, lesions as colours and shapes, frame, box and tint."""
-    parts = [f"{ORGAN_LOOKS[spec.organ]}, {spec.surface}, {VIEW_LOOKS[spec.view]}"]
+    parts = [f"{ORGAN_LOOKS[spec.organ]}, {VIEW_LOOKS[spec.view]}"]
     parts += [f"{LOOKS[les.finding, les.variant]}, {position(les)}" for les in spec.lesions] or ["nothing on the wall"]
     edge = "tinted edge" if spec.cue >= 4 else "black edge"
     steps = round(HUES[spec.cue] / HUE_STEP)
