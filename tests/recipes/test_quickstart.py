@@ -30,22 +30,25 @@ OVERRIDES: dict[str, Any] = {
     "counterfactual.limit": 120,
     "counterfactual.gallery": 4,
     "grpo.steps": 15,
+    "grpo.learning_rate": 1e-4,
     "evaluate.bootstrap": 200,
     "audit.limit": 40,
     "audit.bootstrap": 200,
     "tracking.wandb": "false",
 }
-"""What makes the run short (60 to 90 s on one core)."""
+"""What makes the run short (136 s on one busy core); so few GRPO steps want a smaller learning rate."""
 
 GATE: dict[str, tuple[str, float]] = {
-    "evaluate.models.sft.test.accuracy": (">=", 0.30),
-    "evaluate.models.sft.test.format_rate": (">=", 0.80),
-    "evaluate.models.aligned.test.accuracy": (">=", 0.30),
-    "evaluate.models.base.test.accuracy": ("<=", 0.30),
-    "audit.models.aligned.causal_score": (">=", 0.30),
+    "evaluate.models.base.test.accuracy": ("<=", 0.10),
+    "evaluate.models.sft.test.accuracy": (">=", 0.70),
+    "evaluate.models.sft.test.format_rate": (">=", 0.90),
+    "evaluate.models.sft.test_shifted.accuracy": ("<=", 0.45),
+    "evaluate.models.aligned.test.accuracy": (">=", 0.60),
+    "audit.models.aligned.causal_score": (">=", 0.40),
     "export.max_abs_difference": ("<=", 1e-3),
 }
-"""Thresholds of the shortened run, each `stage.metric`; chance is 1 in 7 for the accuracy."""
+"""Thresholds of the shortened run, each `stage.metric`; chance is 1 in 7 for the accuracy. SFT is good on `test` and
+bad on `test_shifted`: the shortcut is there. A few GRPO steps must not break what SFT has learned."""
 
 SECONDS_OF_A_SECOND_RUN = 15.0
 EVALUATE_NAMES = {
