@@ -28,6 +28,7 @@ from torch import Tensor
 from cogalign.model_card import render_card
 from cogalign.models.load import load_model, resolve_name
 from cogalign.recipe import ModelSettings
+from cogalign.training.atomic import readable
 from cogalign.training.context import StageContext
 
 RELOAD_TIMEOUT = 3600
@@ -277,6 +278,7 @@ def _final_name(final: Path) -> Iterator[Path]:
         yield partial
         if final.exists():
             final.rename(old)
+        readable(partial)
         partial.rename(final)
     finally:
         for folder in (partial, old):

@@ -14,6 +14,7 @@ from cogalign.grpo.module import GrpoModule
 from cogalign.models.adapt import save_checkpoint, set_trainable, train_all
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.recipe import PARTS, Recipe
+from cogalign.training.atomic import readable
 from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
 from cogalign.training.context import StageContext
 from cogalign.training.last_metrics import last_metrics
@@ -118,7 +119,7 @@ def run(context: StageContext) -> dict[str, Any]:
     rollouts: DataLoader[Any] = DataLoader(range(settings.steps), batch_size=None)  # type: ignore[arg-type]
     fit_or_resume(trainer, module, rollouts, context.folder, "grpo")
     if trainer.is_global_zero:
-        save_checkpoint(loaded, context.folder)
+        readable(save_checkpoint(loaded, context.folder))
     trainer.strategy.barrier("saved")  # no rank goes on to the next stage before the files are there
     finish_tracking()
     last = last_metrics(context.folder, ("reward", "kl", "entropy", "frac_reward_zero_std"))

@@ -12,6 +12,7 @@ from cogalign.models.adapt import add_lora, save_checkpoint, train_all
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.recipe import Recipe
 from cogalign.sft.module import SftModule
+from cogalign.training.atomic import readable
 from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
 from cogalign.training.context import StageContext
 from cogalign.training.last_metrics import last_metrics
@@ -106,7 +107,7 @@ def run(context: StageContext) -> dict[str, Any]:
     say(f"sft: {counts['trainable_parameters']:,} of {counts['parameters']:,} parameters are trained")
     fit_or_resume(trainer, module, data, context.folder, "sft")
     if trainer.is_global_zero:
-        save_checkpoint(loaded, context.folder)
+        readable(save_checkpoint(loaded, context.folder))
     trainer.strategy.barrier("saved")  # no rank goes on to the next stage before the files are there
     finish_tracking()
     last = last_metrics(context.folder, ("loss", "eval_loss"))

@@ -53,6 +53,15 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, default=_plain) + "\n")
 
 
+def readable(folder: Path) -> None:
+    """Give the files of a folder the permissions that new files have here: safetensors writes its own for the owner only."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
+
+
 def _plain(value: Any) -> Any:
     """Paths as text, scalars and arrays of numpy and torch as numbers and lists."""
     if isinstance(value, Path):

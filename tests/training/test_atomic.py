@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogalign.training.atomic import atomic_file, write_json, write_text
+from cogalign.training.atomic import atomic_file, readable, write_json, write_text
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -54,3 +55,15 @@ def test_a_value_that_json_does_not_have_is_an_error_and_writes_nothing(tmp_path
     with pytest.raises(TypeError, match="set"):
         write_json(tmp_path / "x.json", {"a": {1}})
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_a_checkpoint_get_the_permissions_of_new_files(tmp_path: Path) -> None:
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.parent.mkdir()
+    weights.touch(mode=0o600)
+    before = os.umask(0o022)
+    try:
+        readable(tmp_path)
+    finally:
+        os.umask(before)
+    assert weights.stat().st_mode & 0o777 == 0o644
