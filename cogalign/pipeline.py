@@ -48,6 +48,8 @@ TOGETHER = ("sft", "counterfactual", "grpo")
 """Stages in which all processes of a run take part; the main process alone does the others."""
 FOLLOW_EVERY = 0.5
 """Seconds between two looks of a process that waits for the main one."""
+PARENT = os.getppid()
+"""The process that started this one; an orphan gets another."""
 
 StageFunction = Callable[[StageContext], dict[str, Any]]
 
@@ -213,7 +215,7 @@ def _follow(context: StageContext, function: StageFunction, force: bool) -> None
                 function(context)
                 took_part = True
                 continue
-        if os.getppid() == 1:
+        if os.getppid() != PARENT:  # in a container the main process may itself be process 1
             raise RuntimeError(f"{context.stage}: the main process has ended, so this one ends too")
         time.sleep(FOLLOW_EVERY)
 
@@ -257,8 +259,6 @@ def _finish_tracking(failed: bool) -> None:
 
 def _write(record: StageFile, context: StageContext) -> None:
     """Write `stage.json` and `summary.json`; on a full disk the stage's own error stays the one that is seen."""
-    if not is_main_process():
-        return
     try:
         record.write(context.folder)
         summarize(context.recipe)

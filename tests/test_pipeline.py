@@ -233,7 +233,7 @@ def test_a_process_beside_the_first_ends_when_that_is_gone(
     recipe: Recipe, stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "is_main_process", lambda: False)
-    monkeypatch.setattr(pipeline.os, "getppid", lambda: 1)
+    monkeypatch.setattr(pipeline.os, "getppid", lambda: pipeline.PARENT + 1)
 
     with pytest.raises(RuntimeError, match="main process has ended"):
         run_recipe(recipe)

@@ -8,13 +8,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-def expand_cache(cache: Any, group: int) -> Any:
-    """The cache with each prompt's keys and values repeated for its `group` completions (gradient flows back)."""
-    if group > 1:
-        cache.batch_repeat_interleave(group)
-    return cache
-
-
 def selected_cache(cache: Any, rows: Tensor) -> Any:
     """A cache of the prompts `rows` [N], one row for each completion; gradient flows back into `cache`.
 
@@ -73,4 +66,6 @@ def in_place_cache(cache: Any, group: int, room: int) -> Any:
     """
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         return Cache(layers=[InPlaceLayer(layer.keys, layer.values, group, room) for layer in cache.layers])
-    return expand_cache(cache, group)
+    if group > 1:
+        cache.batch_repeat_interleave(group)
+    return cache
