@@ -11,16 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cogalign.recipe_checks import require as _require
+from cogalign.recipe_grpo import (
+    PARTS,
+    CustomReward,
+    GrpoSettings,
+    MixSettings,
+    RewardSchedule,
+    RewardWeights,
+    VllmSettings,
+)
+
+__all__ = ["PARTS", "CustomReward", "GrpoSettings", "MixSettings", "RewardSchedule", "RewardWeights", "VllmSettings"]
+
 Intervention = Literal["removal", "control", "transplant", "background"]
 Fill = Literal["gaussian_blur", "white", "surround_blur"]
 INTERVENTIONS: tuple[Intervention, ...] = ("removal", "control", "transplant", "background")
-PARTS = ("factual", "removal", "control", "transplant")
-
-
-def _require(condition: bool, field_name: str, found: object, wanted: str) -> None:
-    """Raise a `ValueError` that names the field, what was found and what is valid."""
-    if not condition:
-        raise ValueError(f"{field_name}: found {found!r}, wanted {wanted}")
 
 
 @dataclass
@@ -230,93 +236,6 @@ class CounterfactualSettings:
         _require(0 < self.min_area < self.max_area <= 1, "counterfactual.min_area", self.min_area,
                  f"a share in (0, max_area = {self.max_area})")  # fmt: skip
         _require(self.sigma > 0, "counterfactual.sigma", self.sigma, "a positive number")
-
-
-@dataclass
-class RewardWeights:
-    """Weights of the rewards in the sum (paper: 1, 1, 2)."""
-
-    format: float = 1.0
-    """All three headings are there."""
-    cognition: float = 1.0
-    """Share of the nine keywords that occur."""
-    diagnosis: float = 2.0
-    """The set of diagnoses equals the case's."""
-
-
-@dataclass
-class MixSettings:
-    """Shares of the prompts of a GRPO step; they are normalised."""
-
-    factual: float = 1.0
-    """Cases as they are."""
-    removal: float = 0.0
-    """Lesion removed: normal."""
-    control: float = 0.0
-    """Same operator off the lesion: label kept."""
-    transplant: float = 0.0
-    """Lesion on another background: label kept."""
-
-    def __post_init__(self) -> None:
-        shares = [getattr(self, part) for part in PARTS]
-        _require(
-            min(shares) >= 0 and sum(shares) > 0, "grpo.mix", shares, "shares of which one is positive, none negative"
-        )
-
-
-@dataclass
-class GrpoSettings:
-    """Stage 3: group relative policy optimization."""
-
-    steps: int = 200
-    """Optimizer steps (paper: 200)."""
-    prompts_per_step: int = 32
-    """Prompts of an optimizer step over all devices (paper: 256 completions / G)."""
-    num_generations: int = 8
-    """G, completions of a prompt (paper: 8)."""
-    micro_batch: int = 32
-    """Prompts sampled and scored at once on a device; gradients are accumulated over the rest."""
-    num_iterations: int = 1
-    """mu, optimizer steps for each batch of completions."""
-    learning_rate: float = 1e-6
-    """Peak learning rate (paper: 1e-6)."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up the learning rate stays, or decays to zero."""
-    warmup_share: float = 0.03
-    """Share of the steps with a linear warm-up."""
-    weight_decay: float = 0.0
-    """AdamW's weight decay."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    beta: float = 0.04
-    """Weight of the KL divergence from the SFT model (paper: 0.04); 0 spares the reference pass."""
-    epsilon: float = 0.2
-    """Clip range below the ratio 1."""
-    epsilon_high: float | None = None
-    """Clip range above the ratio 1; None is `epsilon`."""
-    scale_rewards: Literal["group", "none"] = "group"
-    """Advantages are divided by the group's standard deviation, or not."""
-    temperature: float = 1.0
-    """Sampling temperature."""
-    top_p: float = 1.0
-    """Nucleus of the sampling; 1 for all tokens."""
-    max_completion_length: int = 512
-    """Longest completion in tokens."""
-    reward_weights: RewardWeights = field(default_factory=RewardWeights)
-    """Weights of the rewards."""
-    mix: MixSettings = field(default_factory=MixSettings)
-    """Shares of factual cases and of each intervention."""
-    keep_pairs: bool = True
-    """A counterfactual comes in the same step as its factual case where the shares allow it."""
-    checkpoint_every: int = 25
-    """Optimizer steps between two checkpoints from which an interrupted stage goes on."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "micro_batch", "num_iterations", "max_completion_length"):
-            _require(getattr(self, name) >= 1, f"grpo.{name}", getattr(self, name), "at least 1")
-        _require(self.num_generations >= 2, "grpo.num_generations", self.num_generations, "at least 2")
-        _require(0 < self.top_p <= 1, "grpo.top_p", self.top_p, "a share in (0, 1]")
-        _require(self.temperature > 0, "grpo.temperature", self.temperature, "a positive number")
 
 
 ModelRole = Literal["base", "sft", "aligned"]

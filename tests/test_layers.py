@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cogalign"
 
 FLOORS = (
-    ("cognition", "models", "training", "recipe", "recipe_file"),
+    ("cognition", "models", "training", "recipe", "recipe_grpo", "recipe_checks", "recipe_file"),
     ("data", "generation", "export", "model_card"),
     ("sft", "counterfactual", "grpo"),
     ("evaluation", "reasoning"),
@@ -18,11 +18,12 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-TOGETHER = {frozenset(("export", "model_card")), frozenset(("recipe", "recipe_file"))}
+TOGETHER = {frozenset(("export", "model_card")), frozenset(("recipe", "recipe_file")), frozenset(("recipe", "recipe_grpo")),
+            frozenset(("recipe", "recipe_checks")), frozenset(("recipe_grpo", "recipe_checks"))}  # fmt: skip
 """Modules of one floor that belong to one another, as files of a package do."""
-OPEN_GROUND_FLOOR = ("cognition", "models", "training", "recipe", "recipe_file")
+OPEN_GROUND_FLOOR = ("cognition", "models", "training", "recipe", "recipe_grpo", "recipe_checks", "recipe_file")
 """On the ground floor a neighbour may be used (training and models read the recipe), but never in a circle."""
-LIGHT = ("__init__.py", "recipe.py", "recipe_file.py", "cli.py", "__main__.py", "pipeline.py", "data/case.py",
+LIGHT = ("__init__.py", "recipe.py", "recipe_grpo.py", "recipe_checks.py", "recipe_file.py", "cli.py", "__main__.py", "pipeline.py", "data/case.py",
          "training/context.py", "training/progress.py", "training/interrupt.py", "training/atomic.py",
          "training/stage_file.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "lightning", "peft", "trl", "datasets", "cv2", "skimage", "sklearn",

@@ -1,12 +1,14 @@
-"""Write a recipe out in full, every key with its comment: `python tools/comment_recipe.py recipes/NAME.yaml`.
+"""Write a recipe out in full, every key with its comment: `python tools/comment_recipe.py [--missing] recipes/NAME.yaml`.
 
 The comments are the first lines of the docstrings in `cogalign/recipe.py`. The header (the comment lines on
-top of the file) stays as it is; comments behind keys are replaced.
+top of the file) stays as it is; comments behind keys are replaced. With `--missing` lines that are there stay as they
+are, and only keys that are not there are added, each behind the key before it.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -15,15 +17,17 @@ from typing import Any
 import yaml
 
 import cogalign.recipe
+import cogalign.recipe_grpo
 from cogalign.recipe_file import read_recipe
 from cogalign.training.atomic import write_text
 
 
 def docstrings() -> dict[tuple[str, str], str]:
     """Docstring under each field of each dataclass of `cogalign.recipe`, by class and field."""
-    tree = ast.parse(Path(cogalign.recipe.__file__).read_text(encoding="utf-8"))
+    files = (cogalign.recipe.__file__, cogalign.recipe_grpo.__file__)
+    statements = [node for file in files for node in ast.parse(Path(file).read_text(encoding="utf-8")).body]
     found = {}
-    for node in tree.body:
+    for node in statements:
         if not isinstance(node, ast.ClassDef):
             continue
         for statement, following in zip(node.body, node.body[1:], strict=False):
@@ -56,10 +60,50 @@ def lines_of(settings: Any, comments: dict[tuple[str, str], str], indent: str = 
     return lines
 
 
+def with_keys(lines: list[str]) -> list[tuple[str, str]]:
+    """Dotted key and line of the lines of a recipe; other lines (comments, items of lists) have the key ''."""
+    stack: list[tuple[int, str]] = []
+    keyed = []
+    for line in lines:
+        match = re.match(r"( *)([A-Za-z_]\w*):", line)
+        if match is None:
+            keyed.append(("", line))
+            continue
+        depth = len(match.group(1))
+        stack = [(d, key) for d, key in stack if d < depth] + [(depth, match.group(2))]
+        keyed.append((".".join(key for _, key in stack), line))
+    return keyed
+
+
+def add_missing(old: list[str], new: list[str]) -> list[str]:
+    """`old` with the lines of `new` whose keys it has not, each behind the key before it in `new`."""
+    result, there = with_keys(old), {key for key, _ in with_keys(old) if key}
+    before, item = "", 0
+    for key, line in with_keys(new):
+        if line.lstrip().startswith("- "):
+            item = len(line) - len(line.lstrip())
+        elif len(line) - len(line.lstrip()) <= item:
+            item = 0
+        if item:
+            continue  # the items of a list are the recipe's own
+        section = key.rpartition(".")[0]
+        if key and key not in there and (not section or section in there):
+            place = max(i for i, (k, _) in enumerate(result) if k == before or k.startswith(before + "."))
+            result.insert(place + 1, (key, line))
+            there.add(key)
+        before = key or before
+    return [line for _, line in result]
+
+
 def main() -> None:
     """Command line."""
-    for name in sys.argv[1:]:
+    missing_only = "--missing" in sys.argv
+    for name in (argument for argument in sys.argv[1:] if argument != "--missing"):
         path = Path(name)
+        if missing_only:
+            old = path.read_text(encoding="utf-8").splitlines()
+            write_text(path, "\n".join(add_missing(old, lines_of(read_recipe(path), docstrings()))) + "\n")
+            continue
         header = []
         for line in path.read_text(encoding="utf-8").splitlines():
             if not line.startswith("#"):
