@@ -1,16 +1,20 @@
-"""Sampling G completions for each prompt: the prompt is computed once, its KV cache shared by the group."""
+"""Sampling G completions for each prompt: the prompt is computed once, its keys and values are those of the group."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
 
-from cogalign.generation.cache import in_place_cache
+from cogalign.generation.draw import draw
+from cogalign.models.head import allowed_logits
 from cogalign.models.load import LoadedModel
+from cogalign.models.merged import merged_adapter
+from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import Inputs
+from cogalign.models.shared_prefix import DecodeAttention, attention_through
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class SamplingSettings:
     num_generations: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,77 @@ class Rollout:
     """Completions of P prompts, G each, in the order of the prompts.
 
     `ids` [P * G, T] right padded; `mask` [P * G, T] is 1 up to and with the end-of-sequence token;
-    `finished` [P * G] says whether that token came before the length limit.
+    `finished` [P * G] says whether that token came before the length limit; `logps` [P * G, T] are the
+    log-probabilities that another engine sampled with (None: this process sampled).
     """
 
     ids: Tensor
     mask: Tensor
     finished: Tensor
+    logps: Tensor | None = None
+
+
+class _Suffix(DynamicLayer):
+    """Keys and values [N, heads, length, dim] of completions so far, written in place (no gradient)."""
+
+    def __init__(self, rows: int, room: int) -> None:
+        super().__init__()
+        self.rows, self.room, self.length = rows, room, 0
+        self.buffers: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Write one token behind the others; returns views on all of them."""
+        if not self.buffers:
+            self.buffers = [x.new_empty((self.rows, x.shape[1], self.room, x.shape[3])) for x in (key_states, value_states)]
+        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self.length] = new[:, :, 0]
+        self.length += 1
+        return self.buffers[0][:, :, : self.length], self.buffers[1][:, :, : self.length]
+
+    def keep(self, indices: Tensor) -> None:
+        """Go on with some rows only."""
+        self.rows = len(indices)
+        self.buffers = [buffer[indices] for buffer in self.buffers]
+
+
+class _Rows:
+    """The completions that still go on: what the model needs of them, and where they belong in the result."""
+
+    def __init__(self, start: Prefill, owner: Tensor, room: int) -> None:
+        self.places = torch.arange(len(owner), device=owner.device)
+        self.position = start.position[owner]
+        self.attention = DecodeAttention(start.prefix, owner)
+        self.layers = [_Suffix(len(owner), room) for _ in start.prefix.keys]
+        self.cache = Cache(layers=self.layers)
+
+    def keep(self, going: Tensor) -> None:
+        """Drop the rows that are not `going` [N]."""
+        indices = going.nonzero()[:, 0]
+        self.places, self.position = self.places[indices], self.position[indices]
+        self.attention.keep(indices)
+        for layer in self.layers:
+            layer.keep(indices)
+
+
+class _Result:
+    """The completions as they grow."""
+
+    def __init__(self, total: int, limit: int, pad: int, device: torch.device) -> None:
+        self.ids = torch.full((total, limit), pad, device=device)
+        self.lengths = torch.full((total,), limit, device=device)
+        self.finished = torch.zeros(total, dtype=torch.bool, device=device)
+
+    def add(self, step: int, places: Tensor, token: Tensor, ended: Tensor) -> None:
+        """Note the token of each row, and which rows ended with it."""
+        self.ids[places, step] = token
+        self.finished[places[ended]] = True
+        self.lengths[places[ended]] = step + 1
+
+    def rollout(self) -> Rollout:
+        """What was sampled, cut to the longest completion."""
+        longest = int(self.lengths.max())
+        kept = torch.arange(longest, device=self.ids.device)[None] < self.lengths[:, None]
+        return Rollout(self.ids[:, :longest], kept.long(), self.finished)
 
 
 def end_ids(loaded: LoadedModel) -> list[int]:
@@ -43,52 +113,18 @@ def end_ids(loaded: LoadedModel) -> list[int]:
     return sorted({*ids, loaded.tokenizer.eos_token_id})
 
 
-def nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Logits [N, V] with -inf outside the smallest set of tokens whose probability reaches `top_p`."""
-    if top_p >= 1:
-        return logits
-    ordered, order = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(-1)
-    outside = probabilities.cumsum(-1) - probabilities >= top_p  # the token that crosses top_p stays in
-    return logits.masked_fill(outside.scatter(1, order, outside), float("-inf"))
-
-
-def allowed_logits(logits: Tensor, banned: list[int]) -> Tensor:
-    """Logits [..., V] in float32 with image placeholders ruled out: the policy's own distribution."""
-    logits = logits.float()
-    if not banned:
-        return logits
-    return logits.index_fill(-1, torch.tensor(banned, device=logits.device), float("-inf"))
-
-
-def _draw(logits: Tensor, settings: SamplingSettings, uniform: Tensor | None) -> Tensor:
-    """One token [N] for each row of logits [N, V]; `uniform` [N] in [0, 1) picks it from the distribution."""
-    if uniform is None:
-        return logits.argmax(-1)
-    kept = nucleus(logits / settings.temperature, settings.top_p)
-    cumulative = kept.softmax(-1, dtype=torch.float64).cumsum(-1)
-    # the first token whose cumulative probability exceeds the number drawn: one of probability 0 never does
-    place = uniform * cumulative[:, -1]
-    return torch.searchsorted(cumulative, place[:, None], right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-
-
-class _Rows:
-    """The completions that still go on: what the model needs of them, and where they belong in the result."""
-
-    def __init__(self, places: Tensor, start: Tensor, past: Tensor | None, cache: Any) -> None:
-        self.places, self.start, self.past, self.cache = places, start, past, cache
-
-    def keep(self, going: Tensor) -> None:
-        """Drop the rows that are not `going` [N]."""
-        indices = going.nonzero()[:, 0]
-        self.places, self.start = self.places[indices], self.start[indices]
-        self.past = None if self.past is None else self.past[indices]
-        self.cache.batch_select_indices(indices)
+def banned_ids(loaded: LoadedModel, device: torch.device) -> Tensor:
+    """Tokens that are never sampled: image placeholders."""
+    return torch.tensor(loaded.family.placeholder_ids(loaded.core, loaded.tokenizer), dtype=torch.long, device=device)
 
 
 @torch.no_grad()
 def sample(
-    loaded: LoadedModel, prompt: Inputs, settings: SamplingSettings, generator: torch.Generator | None = None
+    loaded: LoadedModel,
+    prompt: Inputs,
+    settings: SamplingSettings,
+    generator: torch.Generator | None = None,
+    start: Prefill | None = None,
 ) -> Rollout:
     """Draw `settings.num_generations` completions for each of the P prompts.
 
@@ -99,61 +135,50 @@ def sample(
         prompt: tensors of `encode_prompts` on the model's device.
         settings: how tokens are drawn.
         generator: source of randomness on the model's device.
+        start: the prompts as this model left them, if they ran before.
     """
     was_training = loaded.model.training
     loaded.model.eval()
     try:
-        return _sample(loaded, prompt, settings, generator)
+        with merged_adapter(loaded.model):
+            begun = prefill(loaded.family, loaded.model, prompt) if start is None else start.detach()
+            return _sample(loaded, begun, settings, generator)
     finally:
         loaded.model.train(was_training)
 
 
 def _sample(
-    loaded: LoadedModel, prompt: Inputs, settings: SamplingSettings, generator: torch.Generator | None
+    loaded: LoadedModel, start: Prefill, settings: SamplingSettings, generator: torch.Generator | None
 ) -> Rollout:
-    model, family, group, limit = loaded.model, loaded.family, settings.num_generations, settings.max_completion_length
-    out = model(**prompt, use_cache=True, logits_to_keep=1)
-    logits = out.logits[:, -1].repeat_interleave(group, 0)
-    total, device = len(logits), logits.device
-    mask = prompt["attention_mask"]
-    rows = _Rows(
-        places=torch.arange(total, device=device),
-        start=family.next_position(loaded.core, mask).repeat_interleave(group, 0),
-        # without padding every row sees all that is cached, and no mask has to be applied
-        past=None if bool(mask.all()) else mask.repeat_interleave(group, 0),
-        cache=in_place_cache(out.past_key_values, group, limit),
-    )
-    banned = family.placeholder_ids(loaded.core, loaded.tokenizer)
+    family, core, limit = loaded.family, loaded.core, settings.max_completion_length
+    text, head, device = family.text_model(core), family.head(core), start.last.device
+    total = len(start.last) * settings.num_generations
+    owner = torch.arange(len(start.last), device=device).repeat_interleave(settings.num_generations)
+    rows = _Rows(start, owner, limit)
+    result = _Result(total, limit, loaded.tokenizer.pad_token_id, device)
+    banned = banned_ids(loaded, device)
     ends = torch.tensor(end_ids(loaded), device=device)
-    ids = torch.full((total, limit), loaded.tokenizer.pad_token_id, device=device)
-    lengths = torch.full((total,), limit, device=device)
-    finished = torch.zeros(total, dtype=torch.bool, device=device)
-    for step in range(limit):
-        uniform = None
-        if settings.temperature > 0:  # drawn for all rows, so that a row's numbers do not depend on the others' ends
-            uniform = torch.rand(total, generator=generator, device=device, dtype=torch.float64)[rows.places]
-        token = _draw(allowed_logits(logits, banned), settings, uniform)
-        ids[rows.places, step] = token
-        ended = torch.isin(token, ends)
-        if bool(ended.any()):
-            finished[rows.places[ended]] = True
-            lengths[rows.places[ended]] = step + 1
-            if bool(ended.all()):
+    hidden = start.last[owner]
+    with attention_through(text):
+        for step in range(limit):
+            uniform = None
+            if settings.temperature > 0:  # drawn for all, so that a row's numbers do not depend on the others' ends
+                uniform = torch.rand(total, generator=generator, device=device, dtype=torch.float64)[rows.places]
+            logits = allowed_logits(head(hidden), banned)
+            token = draw(logits, settings.temperature, settings.top_p, settings.top_k, uniform)
+            ended = torch.isin(token, ends)
+            result.add(step, rows.places, token, ended)
+            if bool(ended.any()):
+                if bool(ended.all()):
+                    break
+                rows.keep(~ended)
+                token = token[~ended]
+            if step + 1 == limit:
                 break
-            rows.keep(~ended)
-            token = token[~ended]
-        if step + 1 == limit:
-            break
-        if rows.past is not None:
-            rows.past = torch.cat([rows.past, torch.ones_like(rows.past[:, :1])], 1)
-        logits = model(
-            input_ids=token[:, None],
-            attention_mask=rows.past,
-            position_ids=family.position_ids(rows.start, step, 1),
-            past_key_values=rows.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-    longest = int(lengths.max())
-    kept = torch.arange(longest, device=device)[None] < lengths[:, None]
-    return Rollout(ids[:, :longest], kept.long(), finished)
+            hidden = text(
+                input_ids=token[:, None],
+                position_ids=family.position_ids(rows.position, step, 1),
+                past_key_values=rows.cache,
+                shared_prefix=rows.attention,
+            ).last_hidden_state[:, -1]
+    return result.rollout()

@@ -7,23 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogalign.generation.cache import selected_cache
-from cogalign.generation.sampling import allowed_logits
+from cogalign.generation.sampling import banned_ids
+from cogalign.models.head import hidden_logps
 from cogalign.models.load import LoadedModel, core_of
+from cogalign.models.packing import Layout, PackedAttention
+from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import Inputs
-
-BUCKETS = 2
-"""Groups of completions of like length that are computed together."""
+from cogalign.models.shared_prefix import attention_through
 
 
 def completion_logps(
-    loaded: LoadedModel, model: Any, prompt: Inputs, ids: Tensor, group: int, temperature: float, mask: Tensor
+    loaded: LoadedModel,
+    model: Any,
+    prompt: Inputs,
+    ids: Tensor,
+    group: int,
+    temperature: float,
+    mask: Tensor,
+    start: Prefill | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every token of the completions.
 
     The prompt runs once; its keys and values are shared by the group, and the gradient flows back
-    through them. The distribution is that of sampling: image placeholders ruled out, logits divided
-    by the temperature. At padding both results are 0.
+    through them. The completions of a prompt stand in one row without padding between them. The distribution is that
+    of sampling: image placeholders ruled out, logits divided by the temperature. At padding both results are 0.
 
     Args:
         loaded: gives the family and the tokenizer.
@@ -33,48 +40,51 @@ def completion_logps(
         group: G.
         temperature: the sampling temperature.
         mask: [P * G, T] of the rollout.
+        start: the prompts as this very model left them, if they ran before.
 
     Returns:
         Log-probabilities [P * G, T] and, without gradient, entropies [P * G, T] in nats.
     """
-    family, prompts = loaded.family, prompt["attention_mask"]
-    out = model(**prompt, use_cache=True, logits_to_keep=1)
-    # the positions that this very model found: the reference may be another one than `loaded`
-    start = family.next_position(core_of(model), prompts)
-    banned = family.placeholder_ids(loaded.core, loaded.tokenizer)
-    lengths = mask.sum(1)
-    order = lengths.argsort()
-    logps, entropies = [], []
-    for rows in order.chunk(BUCKETS):  # short completions are not computed to the length of the longest
-        owner, length = rows // group, max(1, int(lengths[rows].max()))
-        logits = out.logits[owner]
-        if length > 1:
-            rest = model(
-                input_ids=ids[rows, : length - 1],
-                attention_mask=torch.cat([prompts[owner], mask[rows, : length - 1]], 1),
-                position_ids=family.position_ids(start[owner], 0, length - 1),
-                past_key_values=selected_cache(out.past_key_values, owner),
-                use_cache=True,
-            ).logits
-            logits = torch.cat([logits, rest], 1)
-        logp, entropy = token_logps(allowed_logits(logits, banned) / temperature, ids[rows, :length])
-        missing = (0, ids.shape[1] - length)
-        logps.append(torch.nn.functional.pad(logp, missing))
-        entropies.append(torch.nn.functional.pad(entropy, missing))
-    back = order.argsort()
-    return torch.cat(logps)[back], torch.cat(entropies)[back]
+    family, core = loaded.family, core_of(model)
+    begun = prefill(family, model, prompt) if start is None else start
+    owner = torch.arange(len(begun.last), device=ids.device).repeat_interleave(group)
+    hidden = predicting_states(loaded, core, begun, ids, mask, owner)
+    kept = mask.bool()
+    head = family.head(core)
+    found = hidden_logps(
+        head, hidden[kept], ids[kept], banned_ids(loaded, ids.device), temperature, core.config.get_text_config().vocab_size
+    )
+    logps, entropies = (values.new_zeros(kept.shape).masked_scatter(kept, values) for values in found)
+    return logps, entropies
 
 
-def token_logps(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability and (without gradient) entropy in nats of each token, both [N, T].
+def predicting_states(
+    loaded: LoadedModel, core: Any, start: Prefill, ids: Tensor, mask: Tensor, owner: Tensor
+) -> Tensor:
+    """Hidden states [N, T, hidden] that predict each token of N completions; arbitrary at padding.
 
     Args:
-        logits: [N, T, V]; -inf for tokens that cannot be drawn.
-        ids: [N, T], the tokens that were drawn.
+        loaded: gives the family.
+        core: the transformers model.
+        start: P prompts.
+        ids: [N, T], completions.
+        mask: [N, T], 1 for their tokens.
+        owner: [N], the prompt of each, ascending.
     """
-    normaliser = logits.logsumexp(-1)
-    with torch.no_grad():
-        # a token that cannot be drawn has probability 0, and 0 * -inf would be NaN
-        expected = ((logits - normaliser[..., None]).exp() * logits.masked_fill(logits.isinf(), 0)).sum(-1)
-        entropy = normaliser - expected
-    return logits.gather(2, ids[..., None])[..., 0] - normaliser, entropy
+    first = start.last[owner][:, None]
+    inputs = (mask.sum(1) - 1).clamp(min=0)  # the last token of a completion predicts nothing that is scored
+    if ids.shape[1] == 1 or int(inputs.max()) == 0:
+        return first.expand(-1, ids.shape[1], -1)
+    layout = Layout.of(inputs, owner, len(start.last))
+    family, text = loaded.family, loaded.family.text_model(core)
+    longest = layout.valid.shape[1]
+    with attention_through(text):
+        packed = text(
+            input_ids=layout.packed(ids[:, :longest]),
+            position_ids=family.spread_position_ids(start.position + layout.offset),
+            use_cache=False,
+            shared_prefix=PackedAttention(start.prefix, layout),
+        ).last_hidden_state
+    rest = layout.unpacked(packed)
+    missing = ids.shape[1] - 1 - longest  # columns in which none of these completions has a token
+    return torch.cat([first, rest, first.expand(-1, missing, -1)], 1)

@@ -71,7 +71,23 @@ class Family:
 
     def position_ids(self, start: Tensor, offset: int, length: int) -> Tensor:
         """Position ids of `length` tokens that begin `offset` after `start` [N, 1]."""
-        return start + offset + torch.arange(length, device=start.device)[None]
+        return self.spread_position_ids(start + offset + torch.arange(length, device=start.device)[None])
+
+    def spread_position_ids(self, positions: Tensor) -> Tensor:
+        """Positions [N, T] of text tokens in the form that the language model takes."""
+        return positions
+
+    def body(self, model: Any) -> Any:
+        """The model without its LM head: images and text in, hidden states out."""
+        return model.model
+
+    def text_model(self, model: Any) -> Any:
+        """The language model inside, without LM head."""
+        return model.get_submodule(self.language_model_path(model))
+
+    def head(self, model: Any) -> Any:
+        """The LM head: hidden states in, logits out."""
+        return model.get_output_embeddings()
 
 
 class QwenVL(Family):
@@ -87,9 +103,9 @@ class QwenVL(Family):
         delta: Tensor = model.model.rope_deltas
         return mask.sum(1, keepdim=True) + delta.to(mask.device)
 
-    def position_ids(self, start: Tensor, offset: int, length: int) -> Tensor:
-        """The same position for the three axes (time, height, width): `[3, N, length]`."""
-        return super().position_ids(start, offset, length)[None].expand(3, -1, -1)
+    def spread_position_ids(self, positions: Tensor) -> Tensor:
+        """The same position for the three axes (time, height, width): `[3, N, T]`."""
+        return positions[None].expand(3, -1, -1)
 
 
 def _families() -> Iterator[type[Family]]:

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import TopPLogitsWarper
 
-from cogalign.generation.sampling import SamplingSettings, allowed_logits, end_ids, nucleus, sample
+from cogalign.generation.draw import nucleus
+from cogalign.generation.sampling import SamplingSettings, end_ids, sample
+from cogalign.models.head import allowed_logits
 from cogalign.models.load import LoadedModel
 from cogalign.models.prompts import Inputs, encode_prompts
 
@@ -105,7 +107,7 @@ def test_tokens_are_drawn_with_the_models_likelihoods(tiny: LoadedModel, prompt:
     with torch.no_grad():
         logits = tiny.model(**one).logits[0, -1]
     banned = tiny.family.placeholder_ids(tiny.core, tiny.tokenizer)
-    expected = (allowed_logits(logits, banned) / temperature).softmax(-1)
+    expected = (allowed_logits(logits, torch.tensor(banned)) / temperature).softmax(-1)
     how = SamplingSettings(1, draws, temperature)
     tokens = sample(tiny, one, how, torch.Generator().manual_seed(3)).ids[:, 0]
     found = torch.bincount(tokens, minlength=len(expected)) / draws

@@ -1,0 +1,237 @@
+"""vLLM's OpenAI-compatible server as a child process of the run, or one that runs already."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import torch
+
+from cogalign.models.adapt import POLICY
+from cogalign.models.load import LoadedModel
+from cogalign.recipe_grpo import VllmSettings
+
+GUARD = Path(__file__).with_name("vllm_guard.py")
+LOG_NAME, MODEL_FOLDER = "vllm.log", "vllm-base"
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Sizes for which vLLM has memory layouts; a smaller adapter fits into the next one."""
+DISTRIBUTED = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
+               "MASTER_PORT")  # fmt: skip
+"""What tells a process of a distributed run its place; the server is none of them."""
+POLL = 0.5
+
+
+class VllmError(RuntimeError):
+    """The server did not start, died, or refused a request."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def log_end(log: Path | None, lines: int = 25) -> str:
+    """The last lines of the server's log, as the end of an error message."""
+    if log is None or not log.is_file():
+        return ""
+    last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    return f"; {log} ends with:\n" + "\n".join(last)
+
+
+def base_model(loaded: LoadedModel, folder: Path) -> str:
+    """Folder or hub id of the weights under the adapter, for a server to open.
+
+    A model that was not read from files (`tiny-random`) is written to `folder` without its adapter.
+    """
+    core = loaded.core
+    name = str(getattr(core, "name_or_path", "") or "")
+    if name:
+        return name
+    weights = {
+        key.replace(".base_layer.", "."): value for key, value in core.state_dict().items() if "lora_" not in key
+    }
+    core.save_pretrained(str(folder), state_dict=weights)
+    loaded.processor.save_pretrained(str(folder))
+    return str(folder)
+
+
+def require_adapter(loaded: LoadedModel) -> None:
+    """Refuse a model whose full weights are trained: only an adapter can be given to a running server.
+
+    Raises:
+        ValueError: the model has no adapter.
+    """
+    if not hasattr(loaded.model, "peft_config"):
+        raise ValueError(
+            "grpo.sampler: found vllm with a model that is trained with full weights, wanted hf; "
+            "sampler vllm needs LoRA (sft.lora), because only adapters are sent to the server"
+        )
+
+
+def image_limits(processor: Any) -> dict[str, int]:
+    """The processor's limits on an image's pixels, for families that have them (Qwen-VL); else nothing."""
+    size = dict(getattr(processor.image_processor, "size", None) or {})
+    # other families mean the length of an edge by these names, and have no patches that are merged
+    if not {"shortest_edge", "longest_edge"} <= size.keys() or not hasattr(processor.image_processor, "merge_size"):
+        return {}
+    return {"min_pixels": int(size["shortest_edge"]), "max_pixels": int(size["longest_edge"])}
+
+
+def needed_arguments(loaded: LoadedModel, adapters: int = 1, images: int = 1) -> list[str]:
+    """Arguments without which a server could not sample as this process would (also of one that is attached to)."""
+    rank = int(loaded.model.peft_config[POLICY].r)
+    arguments = ["--dtype", str(next(loaded.core.parameters()).dtype).removeprefix("torch.")]
+    arguments += ["--enable-lora", "--max-lora-rank", str(next((size for size in LORA_RANKS if size >= rank), rank))]
+    arguments += ["--max-loras", str(adapters)]
+    # probabilities after temperature and bans, and no sampling defaults out of the model's folder
+    arguments += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+    arguments += ["--limit-mm-per-prompt", json.dumps({"image": images, "video": 0})]
+    limits = image_limits(loaded.processor)
+    return [*arguments, "--mm-processor-kwargs", json.dumps(limits)] if limits else arguments
+
+
+def server_command(
+    settings: VllmSettings, loaded: LoadedModel, model: str, port: int, adapters: int = 1, images: int = 1
+) -> list[str]:
+    """The command line of the server for the base model `model`; `settings.arguments` come last, so they win."""
+    command = [settings.python or sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", model, "--host", "127.0.0.1", "--port", str(port)]
+    command += needed_arguments(loaded, adapters, images)
+    if not torch.cuda.is_available():
+        command.append("--enforce-eager")  # compiling for a CPU takes minutes
+    return [*command, *settings.arguments]
+
+
+def server_environment() -> dict[str, str]:
+    """Environment variables of the server: this process's, with what adapters at run time need."""
+    variables = {name: value for name, value in os.environ.items() if name not in DISTRIBUTED}
+    variables.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read on a CPU only
+    return variables | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def _require_python(settings: VllmSettings) -> None:
+    if settings.python is not None and not Path(settings.python).is_file():
+        raise FileNotFoundError(
+            f"grpo.vllm.python: found {settings.python}, wanted the Python of an environment that holds vLLM "
+            "(docs/vllm.md says how to build one)"
+        )
+
+
+class VllmServer:
+    """A healthy server at `url`: started here (then `close` ends it), or attached to (`settings.url`).
+
+    A server that was started lives in a process group of its own and ends with this process, however that ends.
+    """
+
+    def __init__(
+        self,
+        settings: VllmSettings,
+        loaded: LoadedModel,
+        folder: Path,
+        *,
+        revision: str | None = None,
+        adapters: int = 1,
+        images: int = 1,
+    ) -> None:
+        """Start or find the server and wait until it is healthy.
+
+        Args:
+            settings: `grpo.vllm` of the recipe.
+            loaded: the policy, whose base model is served with its type, image size and adapter rank.
+            folder: where `vllm.log` is written, and the base model if it has no files.
+            revision: of a model on the hub.
+            adapters: adapters that are used at the same time; one for each process that samples.
+            images: most images in a prompt.
+
+        Raises:
+            ValueError: the model has no adapter.
+            FileNotFoundError: `settings.python` does not exist.
+            VllmError: it died or was not healthy within `settings.start_timeout`; quotes the end of its log.
+        """
+        require_adapter(loaded)
+        self.log: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        if settings.url is not None:
+            self.url = settings.url.rstrip("/")
+        else:
+            port = settings.port or free_port()
+            self.url = f"http://127.0.0.1:{port}"
+            _require_python(settings)
+            model = base_model(loaded, folder / MODEL_FOLDER)
+            command = server_command(settings, loaded, model, port, adapters, images)
+            self._start([*command, "--revision", revision] if revision else command, folder)
+        try:
+            self._wait(settings.start_timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, command: list[str], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / LOG_NAME
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(GUARD), str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=server_environment(),
+                start_new_session=True,
+            )
+
+    def _wait(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not self.healthy():
+            self.check()
+            if time.monotonic() > deadline:
+                raise VllmError(
+                    f"the vLLM server at {self.url} was not healthy after {timeout:g} s (grpo.vllm.start_timeout)"
+                    + log_end(self.log)
+                )
+            time.sleep(POLL)
+
+    def healthy(self) -> bool:
+        """Whether the server answers that it is well."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5.0).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def check(self) -> None:
+        """Notice a dead server.
+
+        Raises:
+            VllmError: the server that was started has ended.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            raise VllmError(f"the vLLM server at {self.url} has ended" + log_end(self.log))
+
+    def close(self) -> None:
+        """End the server if it was started here; otherwise it goes on."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()  # the guard ends the group, by force after a few seconds
+        try:
+            process.wait(timeout=20.0)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def __enter__(self) -> VllmServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,165 @@
+"""Attention of many completions to one prompt whose keys and values exist once.
+
+transformers' attention layers call the function below instead of their own (`attention_through`). A completion's token
+attends to its prompt, whose keys and values are those of the group, and to the completion before it. Both parts are
+computed apart and put together with their log-sum-exp, as in blockwise attention (Dao et al., FlashAttention, eq. 3-4):
+softmax over all keys = the parts, each weighted by its share of the normaliser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+NAME = "cogalign_shared_prefix"
+"""Name under which transformers finds the function."""
+
+
+class Attention(Protocol):
+    """Attends to a shared prompt, and to what came after it."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Output [B, T, heads, D] for `query` [B, heads, T, D] and new `key`, `value` [B, kv heads, T', D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of P prompts, one pair of tensors [P, kv heads, L, D] for each layer.
+
+    `bias` [P, 1, 1, L] is -inf on padding and 0 elsewhere; None where no prompt is padded.
+    """
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, keys: Sequence[Tensor], values: Sequence[Tensor], mask: Tensor) -> Prefix:
+        """From keys and values, and the prompts' attention mask [P, L]."""
+        bias = None
+        if not bool(mask.all()):
+            bias = torch.zeros(mask.shape, dtype=keys[0].dtype, device=mask.device)
+            bias = bias.masked_fill(mask == 0, float("-inf"))[:, None, None]
+        return cls(keys, values, bias)
+
+    def select(self, rows: Tensor) -> Prefix:
+        """The prompts `rows` only."""
+        bias = None if self.bias is None else self.bias[rows]
+        return Prefix([k[rows] for k in self.keys], [v[rows] for v in self.values], bias)
+
+
+def shared_prefix_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    shared_prefix: Attention | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """An attention function in transformers' form.
+
+    Raises:
+        TypeError: the layer asks for something that sharing cannot do, or does not pass `shared_prefix` on.
+    """
+    if shared_prefix is None or sliding_window is not None or softcap is not None:
+        raise TypeError(
+            f"{type(module).__name__}: shared prompts need plain causal attention; found "
+            f"shared_prefix={shared_prefix is not None}, sliding_window={sliding_window}, softcap={softcap}"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return shared_prefix.attend(int(module.layer_idx), query, key, value, scale), None
+
+
+@contextmanager
+def attention_through(text_model: Any) -> Iterator[None]:
+    """Inside the block the layers of `text_model` attend by `shared_prefix_attention`, and no mask is made for them."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, shared_prefix_attention)
+    configs = {id(part.config): part.config for part in text_model.modules() if hasattr(part, "config")}
+    before = {key: config._attn_implementation_internal for key, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+
+
+def prefix_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Attention [P, heads, T, D] and its log-sum-exp [P, heads, T] over the keys of a prompt. No gradient on a CPU."""
+    if query.device.type == "cpu":
+        mask = None if bias is None else bias.expand(-1, 1, query.shape[2], -1)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, attn_mask=mask, scale=scaling
+        )
+        return out, lse.to(out.dtype)
+    scores = (query * scaling) @ key.transpose(-1, -2)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1) @ value, scores.logsumexp(-1)
+
+
+class DecodeAttention:
+    """One new token a row; rows of one prompt are computed together against its keys.
+
+    Args:
+        prefix: of P prompts.
+        owner: [N], the prompt of each row, ascending.
+    """
+
+    def __init__(self, prefix: Prefix, owner: Tensor) -> None:
+        self.prefix = prefix
+        self._group(owner)
+
+    def _group(self, owner: Tensor) -> None:
+        """Note where each row stands in a table of prompts x rows; prompts without rows leave."""
+        present, self.owner = owner.unique_consecutive(return_inverse=True)
+        if len(present) < len(self.prefix.keys[0]):
+            self.prefix = self.prefix.select(present)
+        rows = torch.arange(len(owner), device=owner.device)
+        counts = self.owner.bincount()
+        rank = rows - (counts.cumsum(0) - counts)[self.owner]
+        self.width = int(counts.max())
+        self.table = torch.zeros((len(counts), self.width), dtype=torch.long, device=owner.device)
+        self.table[self.owner, rank] = rows
+        self.place = self.owner * self.width + rank
+
+    def keep(self, indices: Tensor) -> None:
+        """Go on with the rows `indices` only."""
+        self._group(self.owner[indices])
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """As `Attention.attend` with T = 1; `key` and `value` hold the completion so far."""
+        n, heads, _, width = query.shape
+        shared = key.shape[1]
+        repeats = heads // shared
+        query = query.reshape(n, shared, repeats, width)
+        together = query[self.table].transpose(1, 2).reshape(len(self.table), shared, self.width * repeats, width)
+        out, lse = prefix_attention(
+            together, self.prefix.keys[layer], self.prefix.values[layer], self.prefix.bias, scaling
+        )
+        out = self._rows(out.reshape(len(self.table), shared, self.width, repeats, width))
+        lse = self._rows(lse.reshape(len(self.table), shared, self.width, repeats, 1))
+        scores = (query * scaling) @ key.transpose(-1, -2)
+        weights = torch.cat([lse, scores], -1).softmax(-1)  # the prompt as a whole is one more "key"
+        result = torch.addcmul(weights[..., 1:] @ value, weights[..., :1], out)
+        return result.reshape(n, 1, heads, width)
+
+    def _rows(self, values: Tensor) -> Tensor:
+        """[prompts, kv heads, width, ...] as rows [N, kv heads, ...]."""
+        return values.transpose(1, 2).flatten(0, 1)[self.place]
