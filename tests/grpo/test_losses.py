@@ -1,10 +1,9 @@
-"""The clipped objective, the KL estimator and the loss, against TRL's own code and for invariance."""
+"""The objectives, their normalizers and invariances; that they are TRL's is tested in `test_losses_vs_trl.py`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,194 +11,293 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from trl import GRPOTrainer
 
-from cogalign.grpo.losses import LossStats, clipped_objective, grpo_loss, k3_kl, token_ratio
+from cogalign.grpo.losses import LossStats, Objective, grpo_loss, step_normalizer, truncation_mask
+from cogalign.grpo.ratios import sequence_ratio, token_ratio
+from cogalign.recipe_grpo import GrpoSettings
+
+NAMES = ("grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo")
+every_objective = pytest.mark.parametrize("name", NAMES)
 
 
 def batch(seed: int, rows: int = 5, time: int = 7, spread: float = 0.4) -> dict[str, Tensor]:
-    """Log-probabilities, advantages and a ragged mask, float64."""
+    """Log-probabilities, advantages, importance weights and a ragged mask with an empty row now and then, float64."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     logps = -normal(rows, time).abs() - 0.1
-    lengths = torch.randint(1, time + 1, (rows, 1), generator=generator)
+    lengths = torch.randint(0, time + 1, (rows, 1), generator=generator)
+    lengths[0] = time - 1
     return {
         "logps": logps.requires_grad_(),
-        "old_logps": logps.detach() + spread * normal(rows, time),
+        "old_logps": logps.detach() + spread * normal(rows, 1) + spread * normal(rows, time),
         "ref_logps": logps.detach() + spread * normal(rows, time),
         "advantages": normal(rows),
         "mask": (torch.arange(time) < lengths).long(),
         "entropies": normal(rows, time).abs(),
+        "importance": normal(rows, time).exp().clamp(max=2.0),
     }
 
 
-def trl_loss(data: dict[str, Tensor], epsilon: float, high: float, beta: float) -> tuple[Tensor, dict[str, float]]:
-    """TRL's `_compute_loss` on our tensors: only its forward pass is replaced."""
-    metrics: dict[str, list[float]] = defaultdict(list)
-    trainer: Any = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *_, **__: (data["logps"], data["entropies"], None),
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=beta,
-        loss_type="grpo", epsilon_low=epsilon, epsilon_high=high, use_vllm=False, aux_loss_enabled=False,
-        vllm_importance_sampling_correction=False, _entropy_bonus_enabled=False, current_gradient_accumulation_steps=1,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None), model=SimpleNamespace(training=True),
-        accelerator=SimpleNamespace(reduce=lambda value, reduction: value, gather=lambda value: value),
-        _metrics={"train": metrics},
-    )  # fmt: skip
-    rows = len(data["logps"])
-    inputs = {
-        "prompt_ids": torch.zeros(rows, 1, dtype=torch.long),
-        "prompt_mask": torch.ones(rows, 1, dtype=torch.long),
-        "completion_ids": torch.zeros_like(data["mask"]),
-        "completion_mask": data["mask"],
-        "advantages": data["advantages"],
-        "old_per_token_logps": data["old_logps"],
-        "ref_per_token_logps": data["ref_logps"],
-    }
-    loss = GRPOTrainer._compute_loss(trainer, None, inputs)
-    return loss, {name: values[0] for name, values in metrics.items()}
+def objective_of(name: Any, **fields: Any) -> Objective:
+    return Objective(name, **{"beta": 0.04, "epsilon_high": 0.3, "max_completion_length": 9, **fields})
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.04])
-@pytest.mark.parametrize("high", [0.2, 0.28])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_loss_gradient_and_statistics_equal_trls(seed: int, high: float, beta: float) -> None:
-    data = batch(seed)
-    loss, stats = grpo_loss(**data, epsilon=0.2, epsilon_high=high, beta=beta)
-    (gradient,) = torch.autograd.grad(loss, data["logps"])
-    expected, metrics = trl_loss(data, 0.2, high, beta)
-    (expected_gradient,) = torch.autograd.grad(expected, data["logps"])
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-12)
-    means = stats.means()
-    assert ("kl" in means) == (beta > 0)
-    for name, value in means.items():
-        assert value == pytest.approx(metrics[name], abs=1e-6), name
-    assert means["clip_ratio/region_mean"] > 0
+def run(data: dict[str, Tensor], objective: Objective, **more: Any) -> tuple[Tensor, Tensor, LossStats]:
+    """Loss, gradient with respect to the log-probabilities, statistics."""
+    loss, stats = grpo_loss(**data, objective=objective, **more)  # type: ignore[arg-type]
+    return loss.detach(), torch.autograd.grad(loss, data["logps"])[0], stats
 
 
-def test_loss_equals_the_formula_written_out() -> None:
-    data = batch(3, rows=3, time=4)
-    loss, _ = grpo_loss(**data, epsilon=0.2, epsilon_high=0.3, beta=0.1)
-    total = 0.0
-    for row in range(3):
+def part(data: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
+    """Some rows as a micro-batch of its own, whose gradient is taken by itself."""
+    return {name: value.detach()[rows].requires_grad_(name == "logps") for name, value in data.items()}
+
+
+def normalizer_of(data: dict[str, Tensor], objective: Objective, ranks: int = 1, local: float | None = None) -> float:
+    return step_normalizer(objective, len(data["mask"]), float(data["mask"].sum()), ranks, local)
+
+
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+@every_objective
+def test_loss_equals_the_formula_written_out(name: Any, kind: Any) -> None:
+    data = {key: value for key, value in batch(3, rows=4, time=4).items() if key != "entropies"}
+    objective = Objective(name, 0.2, 0.3, None if name == "cispo" else 1.4, 0.1, kind, max_completion_length=9)
+    loss, _ = grpo_loss(**data, objective=objective)  # type: ignore[arg-type]
+    completions: list[list[float]] = []
+    for row in range(4):
+        terms = []
         length = int(data["mask"][row].sum())
         advantage = data["advantages"][row].item()
-        terms = 0.0
-        for t in range(length):
-            policy, old, reference = (data[name][row, t].item() for name in ("logps", "old_logps", "ref_logps"))
-            ratio = 2.718281828459045 ** (policy - old)
-            clipped = min(max(ratio, 0.8), 1.3)
-            kl = 2.718281828459045 ** (reference - policy) - (reference - policy) - 1
-            terms += min(ratio * advantage, clipped * advantage) - 0.1 * kl
-        total += terms / length
-    assert loss.item() == pytest.approx(-total / 3, rel=1e-12)
+        ratios = [math.exp((data["logps"] - data["old_logps"])[row, t].item()) for t in range(length)]
+        for t, token in enumerate(ratios):
+            policy, reference = data["logps"][row, t].item(), data["ref_logps"][row, t].item()
+            ratio = math.prod(ratios) ** (1 / length) if name == "gspo" else token
+            gain = min(min(ratio, 1.4) * advantage, min(max(ratio, 0.8), 1.3) * advantage)
+            if name == "cispo":
+                gain = min(ratio, 1.3) * advantage * policy
+            x = reference - policy
+            kl = {"k1": -x, "k2": x * x / 2, "k3": math.exp(x) - x - 1}[kind]
+            terms.append(-gain * data["importance"][row, t].item() + 0.1 * kl)
+        completions.append(terms)
+    total, tokens = sum(map(sum, completions)), sum(map(len, completions))
+    by_completion = sum(sum(terms) / max(len(terms), 1) for terms in completions) / 4
+    expected = {"grpo": by_completion, "gspo": by_completion, "dr_grpo": total / 36}.get(name, total / tokens)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
+@every_objective
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(1, 7), max_size=3), order=st.randoms())
-@settings(max_examples=40, deadline=None)
-def test_loss_gradient_and_statistics_do_not_depend_on_the_micro_batch_split(
-    seed: int, cuts: list[int], order: Any
+@settings(max_examples=25, deadline=None)
+def test_loss_gradient_and_statistics_do_not_depend_on_micro_batches_and_order(
+    name: Any, seed: int, cuts: list[int], order: Any
 ) -> None:
-    data = batch(seed, rows=8)
-    whole, stats = grpo_loss(**data, beta=0.04)
-    (gradient,) = torch.autograd.grad(whole, data["logps"])
+    data, objective = batch(seed, rows=8), objective_of(name)
+    whole, gradient, stats = run(data, objective)
     rows = list(range(8))
     order.shuffle(rows)
-    bounds = sorted({0, 8, *cuts})
-    parts = [rows[a:b] for a, b in pairwise(bounds)]
-    results = [grpo_loss(**{k: v[part] for k, v in data.items()}, beta=0.04, normalizer=8) for part in parts]
-    total = torch.stack([loss for loss, _ in results]).sum()
-    summed = results[0][1]
-    for _, more in results[1:]:
-        summed = summed + more
+    parts = [rows[a:b] for a, b in pairwise(sorted({0, 8, *cuts}))]
+    normalizer = normalizer_of(data, objective)
+    total, summed = torch.zeros((), dtype=torch.float64), LossStats(stats.names, torch.zeros_like(stats.totals))
+    for chosen in parts:
+        loss, share, more = run(part(data, chosen), objective, normalizer=normalizer)
+        torch.testing.assert_close(share, gradient[chosen], rtol=1e-12, atol=1e-14)
+        total, summed = total + loss, summed + more
     torch.testing.assert_close(total, whole, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(torch.autograd.grad(total, data["logps"])[0], gradient, rtol=1e-12, atol=1e-12)
     assert summed.means() == pytest.approx(stats.means(), rel=1e-9)
 
 
-@pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), -float("inf"), 1e30])
-def test_masked_positions_change_nothing(rubbish: float) -> None:
-    data = batch(4)
-    loss, stats = grpo_loss(**data, beta=0.04)
-    (gradient,) = torch.autograd.grad(loss, data["logps"])
-    hidden = data["mask"] == 0
-    assert hidden.any()
-    spoiled = {
-        name: value.detach().masked_fill(hidden, rubbish) if name.endswith(("logps", "entropies")) else value
-        for name, value in data.items()
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "bnpo"])
+@given(seed=st.integers(0, 1000), ranks=st.sampled_from([1, 2, 3, 6]))
+@settings(max_examples=25, deadline=None)
+def test_the_update_does_not_depend_on_the_number_of_ranks(name: Any, seed: int, ranks: int) -> None:
+    """Each rank backs its own rows into the one weight they share; DDP averages over the ranks."""
+    data, objective = batch(seed, rows=6), objective_of(name)
+    _, alone, _ = run(data, objective, normalizer=normalizer_of(data, objective))
+    weight = torch.linspace(0.5, 1.5, 7, dtype=torch.float64)
+    averaged = torch.zeros((), dtype=torch.float64)
+    for rows in torch.arange(6).chunk(ranks):
+        _, gradient, _ = run(part(data, rows), objective, normalizer=normalizer_of(data, objective, ranks))
+        averaged += (gradient * weight).sum() / ranks
+    torch.testing.assert_close(averaged, (alone * weight).sum(), rtol=1e-10, atol=1e-13)
+
+
+def test_bnpo_averages_over_the_tokens_of_each_rank() -> None:
+    data, objective = batch(0, rows=6), objective_of("bnpo")
+    rows = torch.arange(3)
+    local = float(data["mask"][rows].sum())
+    assert 0 < local != float(data["mask"][3:].sum())
+    on_rank, _, _ = run(part(data, rows), objective, normalizer=normalizer_of(data, objective, 2, local))
+    assert on_rank == run(part(data, rows), objective)[0]
+    with pytest.raises(ValueError, match="local_tokens: found None with bnpo on 2 ranks"):
+        normalizer_of(data, objective, 2)
+
+
+@every_objective
+@given(seed=st.integers(0, 1000), others=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_a_slice_does_not_depend_on_what_was_generated_with_it(name: Any, seed: int, others: int) -> None:
+    """Steps per generation: the slice of a padded generation batch gives what the slice gives by itself."""
+    data, objective = batch(seed, rows=4, time=7), objective_of(name)
+    alone, gradient, _ = run(data, objective)
+    far = batch(others, rows=4, time=11)
+    together = {
+        key: torch.cat([torch.nn.functional.pad(value.detach(), (0, 4)) if value.dim() == 2 else value, far[key]])
+        for key, value in data.items()
     }
+    sliced = part(together, slice(0, 4))
+    loss, wide, _ = run(sliced, objective, normalizer=normalizer_of(sliced, objective))
+    torch.testing.assert_close(loss, alone, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(wide[:, :7], gradient, rtol=1e-12, atol=1e-14)
+    assert wide[:, 7:].eq(0).all()
+
+
+@every_objective
+@pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_masked_positions_change_nothing(name: Any, rubbish: float) -> None:
+    data, objective = batch(4), objective_of(name)
+    data["mask"][2] = 0
+    loss, gradient, stats = run(data, objective)
+    hidden = data["mask"] == 0
+    spoiled = {
+        key: value.detach().masked_fill(hidden, rubbish) if value.is_floating_point() and value.dim() == 2 else value
+        for key, value in data.items()
+    }
+    spoiled["advantages"] = data["advantages"].masked_fill(hidden.all(dim=1), rubbish)
     spoiled["logps"].requires_grad_()
-    other, other_stats = grpo_loss(**spoiled, beta=0.04)
+    other, other_gradient, other_stats = run(spoiled, objective)
     assert other.item() == loss.item()
-    assert torch.equal(torch.autograd.grad(other, spoiled["logps"])[0], gradient)
+    assert torch.equal(other_gradient, gradient)
+    assert gradient[hidden].eq(0).all() and gradient[~hidden].ne(0).any()
     assert other_stats.means() == stats.means()
 
 
-def test_without_old_log_probabilities_the_ratio_is_one_and_the_gradient_the_policy_gradient() -> None:
-    data = batch(5)
-    loss, stats = grpo_loss(data["logps"], None, None, data["advantages"], data["mask"])
+@every_objective
+def test_without_old_log_probabilities_the_gradient_is_the_policy_gradient(name: Any) -> None:
+    data, objective = batch(5), objective_of(name, beta=0.0)
+    loss, stats = grpo_loss(data["logps"], None, None, data["advantages"], data["mask"], objective)
     (gradient,) = torch.autograd.grad(loss, data["logps"])
     mask = data["mask"].double()
-    expected = -data["advantages"].unsqueeze(1) * mask / mask.sum(dim=1, keepdim=True) / len(mask)
+    lengths = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    by_completion = lengths * len(mask)
+    over = {"grpo": by_completion, "gspo": by_completion, "dr_grpo": torch.tensor(9.0 * len(mask))}
+    expected = -data["advantages"].unsqueeze(1) * mask / over.get(name, mask.sum())
     torch.testing.assert_close(gradient, expected)
     assert set(stats.means().values()) == {0.0}
 
 
-def test_an_empty_completion_adds_nothing_but_counts() -> None:
-    data = batch(6, rows=2)
-    alone, _ = grpo_loss(**{name: value[:1] for name, value in data.items()}, beta=0.04)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cispo"])
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_the_gradient_is_zero_exactly_where_the_clip_acts(name: Any, seed: int) -> None:
+    data, objective = batch(seed), objective_of(name, beta=0.0, delta=1.5)
+    _, gradient, stats = run(data, objective)
+    keep = data["mask"].bool()
+    logps, old = data["logps"].detach(), data["old_logps"]
+    ratio = sequence_ratio(logps, old, keep).expand_as(logps) if name == "gspo" else token_ratio(logps, old)
+    advantage = data["advantages"].unsqueeze(1)
+    low, high = (ratio < 0.8) & (advantage < 0), (ratio > 1.3) & (advantage > 0)
+    beyond = (ratio > 1.5) & (advantage < 0)
+    assert torch.equal(gradient == 0, ~keep | low | high | beyond)
+    clipped = (keep & (low | high)).any(dim=1) if name == "gspo" else (low | high)[keep]
+    assert stats.means()["clip_ratio/region_mean"] == pytest.approx(clipped.double().mean().item())
+
+
+def test_cispo_keeps_the_gradient_of_every_token_with_a_bounded_weight() -> None:
+    data, objective = batch(1, rows=8), objective_of("cispo", beta=0.0)
+    del data["importance"]
+    _, gradient, stats = run(data, objective)
+    keep = data["mask"].bool()
+    ratio = token_ratio(data["logps"], data["old_logps"]).detach()
+    weight = -gradient * keep.sum() / data["advantages"].unsqueeze(1)
+    torch.testing.assert_close(weight[keep], ratio.clamp(max=1.3)[keep])
+    assert (ratio > 1.3)[keep].any() and (ratio < 0.8)[keep].any()
+    assert 0 < stats.means()["cispo_clip_ratio"] < 1
+
+
+@every_objective
+def test_an_empty_completion_adds_nothing(name: Any) -> None:
+    data, objective = batch(6, rows=2), objective_of(name)
+    alone, _, _ = run(part(data, [0]), objective)
     data["mask"][1] = 0
-    both, stats = grpo_loss(**data, beta=0.04)
-    assert both.item() == pytest.approx(alone.item() / 2)
-    assert int(stats.totals[-1]) == int(data["mask"][0].sum())
+    both, gradient, stats = run(data, objective)
+    counts_completions = name in ("grpo", "dr_grpo", "gspo")
+    assert both.item() == pytest.approx(alone.item() / (2 if counts_completions else 1))
+    assert gradient[1].eq(0).all()
+    assert stats.totals[1, stats.names.index("kl")] == data["mask"][0].sum()
 
 
-def test_a_huge_ratio_gives_finite_loss_and_gradient() -> None:
-    logps = torch.tensor([[-1.0, -1.0]], requires_grad=True)
-    far = torch.tensor([[-500.0, -500.0]])
-    near = torch.zeros(1, 2)
+@every_objective
+def test_only_empty_completions_give_a_loss_of_zero(name: Any) -> None:
+    data, objective = batch(6), objective_of(name)
+    data["mask"].zero_()
+    loss, gradient, stats = run(data, objective)
+    assert loss == 0 and gradient.eq(0).all()
+    assert set(stats.means().values()) == {0.0}
+    assert step_normalizer(objective, 0, 0) > 0
+
+
+def test_a_truncated_completion_is_left_out() -> None:
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    assert truncation_mask(mask, torch.tensor([False, True])).tolist() == [[0, 0, 0], [1, 0, 0]]
+    with pytest.raises(ValueError, match=r"finished: found the shape \[3\], wanted \[2\]"):
+        truncation_mask(mask, torch.ones(3))
+
+
+@every_objective
+def test_the_importance_weight_scales_the_policy_term_and_not_the_divergence(name: Any) -> None:
+    data, objective = batch(7), objective_of(name)
+    halved = {**data, "importance": torch.full_like(data["importance"], 0.5)}
+    plain = {key: value for key, value in data.items() if key != "importance"}
+    divergence = run({**plain, "advantages": torch.zeros(5)}, objective)[0]
+    expected = 0.5 * (run(plain, objective)[0] - divergence) + divergence
+    torch.testing.assert_close(run(halved, objective)[0], expected)
+
+
+@every_objective
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_huge_ratio_gives_finite_loss_and_gradient(name: Any, dtype: torch.dtype) -> None:
+    logps = torch.full((1, 2), -1.0, dtype=dtype, requires_grad=True)
+    far, near = torch.full((1, 2), -500.0, dtype=dtype), torch.zeros(1, 2, dtype=dtype)
     for advantage in (1.0, -1.0):
-        loss, _ = grpo_loss(logps, far, near, torch.tensor([advantage]), torch.ones(1, 2), beta=0.04)
+        loss, _ = grpo_loss(logps, far, near, torch.tensor([advantage]), torch.ones(1, 2), objective_of(name))
         (gradient,) = torch.autograd.grad(loss, logps)
+        assert loss.dtype == gradient.dtype == dtype
         assert loss.isfinite() and gradient.isfinite().all()
 
 
-@given(ratio=st.floats(0.01, 5), advantage=st.floats(-3, 3), low=st.floats(0.05, 0.5), high=st.floats(0.05, 0.5))
-@settings(max_examples=60, deadline=None)
-def test_clipping_never_raises_the_objective(ratio: float, advantage: float, low: float, high: float) -> None:
-    value = clipped_objective(torch.tensor(ratio), torch.tensor(advantage), low, high).item()
-    assert value <= ratio * advantage + 1e-5
-    if 1 - low < ratio < 1 + high:
-        assert value == pytest.approx(ratio * advantage, abs=1e-5)
+def test_the_objective_of_a_recipe() -> None:
+    recipe = GrpoSettings(objective="gspo", epsilon=3e-4, epsilon_high=4e-4, beta=0.0, kl="k2", delta=2.0)
+    expected = Objective("gspo", 3e-4, 4e-4, 2.0, 0.0, "k2", recipe.max_completion_length)
+    assert Objective.from_settings(recipe) == expected
+    assert Objective(epsilon=0.1).high == 0.1
 
 
-@given(policy=st.floats(-8, 0), reference=st.floats(-8, 0))
-@settings(max_examples=60, deadline=None)
-def test_k3_is_never_negative_and_zero_for_equal_policies(policy: float, reference: float) -> None:
-    first, second = (torch.tensor(value, dtype=torch.float64) for value in (policy, reference))
-    assert k3_kl(first, second) >= -1e-12
-    assert k3_kl(first, first) == 0
-
-
-def test_k3_estimates_the_kl_divergence() -> None:
-    policy = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    reference = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
-    expectation = (policy * k3_kl(policy.log(), reference.log())).sum()
-    torch.testing.assert_close(expectation, (policy * (policy / reference).log()).sum())
-
-
-def test_token_ratio_is_the_quotient_of_probabilities() -> None:
-    old, new = torch.tensor([0.25, 0.5]), torch.tensor([0.5, 0.1])
-    torch.testing.assert_close(token_ratio(new.log(), old.log()), new / old)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "ppo"}, r"grpo\.objective: found 'ppo', wanted one of grpo, dr_grpo"),
+        ({"kl": "k4"}, r"grpo\.kl: found 'k4', wanted one of k1, k2, k3"),
+        ({"epsilon": -0.1}, r"grpo\.epsilon: found -0\.1"),
+        ({"epsilon_high": float("nan")}, r"grpo\.epsilon_high: found nan"),
+        ({"beta": -1}, r"grpo\.beta: found -1"),
+        ({"delta": 1.1}, r"grpo\.delta: found 1\.1, wanted more than 1 \+ epsilon_high = 1\.2"),
+        ({"delta": 4.0, "name": "cispo"}, r"grpo\.delta: found 4\.0 with the objective cispo"),
+        ({"max_completion_length": 0}, r"grpo\.max_completion_length: found 0"),
+    ],
+)
+def test_a_wrong_objective_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Objective(**fields)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"old_logps": torch.zeros(5, 3)}, r"old_logps: found the shape \[5, 3\], wanted \[5, 7\]"),
+        ({"importance": torch.zeros(5)}, r"importance: found the shape \[5\], wanted \[5, 7\]"),
         ({"advantages": torch.zeros(5, 1)}, r"advantages: found the shape \[5, 1\], wanted \[5\]"),
         ({"ref_logps": None}, r"ref_logps: found None with beta = 0\.04"),
         ({"normalizer": 0}, r"normalizer: found 0"),
@@ -207,9 +305,14 @@ def test_token_ratio_is_the_quotient_of_probabilities() -> None:
 )
 def test_arguments_that_do_not_fit_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        grpo_loss(**{**batch(0), **change}, beta=0.04)
+        grpo_loss(**{**batch(0), **change}, objective=objective_of("grpo"))
+
+
+def test_a_wrong_world_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="world_size: found 0"):
+        step_normalizer(Objective(), 1, 1, 0)
 
 
 def test_statistics_of_other_names_are_not_added() -> None:
     with pytest.raises(ValueError, match="loss statistics"):
-        LossStats(("kl",), torch.zeros(2)) + LossStats(("entropy",), torch.zeros(2))
+        LossStats(("kl",), torch.zeros(2, 1)) + LossStats(("entropy",), torch.zeros(2, 1))

@@ -44,6 +44,14 @@ def test_rewards_by_group_and_by_name() -> None:
     assert math.isnan(unknown["rewards/format/mean"])
 
 
+def test_missing_share_and_time_of_each_reward() -> None:
+    nan = math.nan
+    single = torch.tensor([[1.0, nan], [0.0, nan], [1.0, 0.5], [nan, nan]])
+    metrics = reward_metrics(torch.ones(2, 2), single, ["format", "pair"], {"pair": 0.25})
+    assert (metrics["rewards/format/missing"], metrics["rewards/pair/missing"]) == (0.25, 0.75)
+    assert metrics["rewards/pair/time"] == 0.25 and "rewards/format/time" not in metrics
+
+
 def test_rewards_that_are_not_known_are_left_out() -> None:
     nan = math.nan
     metrics = reward_metrics(torch.tensor([[1.0, 3.0, nan], [nan, nan, nan]]), torch.ones(6, 1), ["format"])

@@ -1,19 +1,16 @@
-"""The paper's rewards, the weighted sum, and both directions of TRL's protocol."""
+"""The paper's rewards and the weighted sum."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-from trl import GRPOConfig, GRPOTrainer
-from trl.rewards import get_soft_overlong_punishment, think_format_reward
 
 from cogalign.cognition.keywords import extract
 from cogalign.cognition.report import HEADINGS, Report, render
@@ -24,8 +21,9 @@ from cogalign.grpo.rewards import (
     diagnosis_reward,
     format_reward,
     score,
+    total_rewards,
 )
-from cogalign.models.tiny import packaged_base
+from cogalign.grpo.rewards.total import reward_table
 from cogalign.recipe import RewardWeights
 
 REPORT = Report(
@@ -145,36 +143,27 @@ def test_columns_and_rewards_of_another_length_are_refused() -> None:
         score(["", ""], {}, {"short": 1.0}, rewards={"short": lambda **_: [1.0]})
 
 
-def test_trls_own_rewards_run_here() -> None:
-    overlong = get_soft_overlong_punishment(max_completion_len=4, soft_punish_cache=2)
-    total, single = score(
-        [as_chat("<think>\na fold\n</think>\nPolyp"), as_chat("Polyp")],
-        {"findings": [["polyp"], ["polyp"]]},
-        {"format": 1.0, "length": 0.5},
-        prompts=[as_chat("Polyp?")] * 2,
-        completion_ids=[[1, 2], [1, 2, 3, 4]],
-        rewards={"format": think_format_reward, "length": overlong},
-    )
-    assert single.tolist() == [[1.0, 0.0], [0.0, -1.0]]
-    assert total.tolist() == [1.0, -0.5]
+def test_a_weight_of_zero_is_not_computed() -> None:
+    weights = RewardWeights(format=0.0, cognition=0.0, diagnosis=1.0)
+    total, single = score(["The diagnosis result is Polyp."], {"findings": [["polyp"]]}, weights)
+    assert single.shape == (1, 1) and total.tolist() == [1.0]
 
 
-def test_our_rewards_run_in_trls_trainer(tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(packaged_base())
-    config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    rows = [{"prompt": "Polyp?", "findings": ["polyp"], "keywords": KEYWORDS} for _ in range(2)]
-    arguments = GRPOConfig(
-        output_dir=str(tmp_path), per_device_train_batch_size=2, num_generations=2, max_completion_length=4, max_steps=1,
-        report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True, logging_steps=1, bf16=False,
-        reward_weights=[1.0, 1.0, 2.0],
-    )  # fmt: skip
-    trainer = GRPOTrainer(
-        Qwen2ForCausalLM(config), list(REWARDS.values()), arguments, Dataset.from_list(rows), processing_class=tokenizer
-    )
-    trainer.train()
-    logged = trainer.state.log_history[0]
-    for name in REWARDS:
-        assert 0 <= logged[f"rewards/{name}_reward/mean"] <= 1
+def test_totals_leave_out_what_is_missing() -> None:
+    nan = math.nan
+    totals = total_rewards(torch.tensor([[1.0, 2.0], [nan, 2.0], [nan, nan]]), [1.0, 0.5])
+    assert totals[:2].tolist() == [2.0, 1.0] and totals[2].isnan()
+
+
+def test_rewards_by_name_become_a_table() -> None:
+    table = reward_table({"a": [1.0, None], "b": [0.0, 2.0]})
+    assert table.shape == (2, 2) and table[0].tolist() == [1.0, 0.0] and table[1, 0].isnan() and table[1, 1] == 2.0
+
+
+def test_every_weight_of_a_recipe_has_its_reward() -> None:
+    assert list(REWARDS) == list(vars(PAPER))
+
+
+def test_the_rewards_are_imported_without_torch() -> None:
+    code = "import sys, cogalign.grpo.rewards, cogalign.grpo.rewards.pool; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
