@@ -98,7 +98,7 @@ def _candidates(text: str) -> Iterator[_Candidate]:
         if token.group().casefold() in _NEGATORS:
             yield from _from_run(text, negator, run)
             negator, run = token, []
-        elif _is_content(token.group()):
+        elif is_content(token.group()):
             run.append(token)
         else:
             yield from _from_run(text, negator, run)
@@ -112,18 +112,22 @@ def _from_run(text: str, negator: re.Match[str] | None, run: list[re.Match[str]]
     if negator and negated:
         yield _Candidate(0, negator.start(), negated[-1].end())
     for token in run:
-        words = [word for word in _WORD.finditer(text, token.start(), token.end()) if _is_content(word.group())]
+        words = [word for word in _WORD.finditer(text, token.start(), token.end()) if is_content(word.group())]
         if len(words) != 1 or words[0].span() != token.span():
             yield from (_Candidate(2, word.start(), word.end()) for word in words)
-        generic = token.group().casefold() in _GENERIC
-        yield _Candidate(2 if token in negated else int(generic), token.start(), token.end())
+        yield _Candidate(2 if token in negated else int(is_generic(token.group())), token.start(), token.end())
     for left, right in pairwise(run):
         yield _Candidate(3, left.start(), right.end())
 
 
-def _is_content(token: str) -> bool:
+def is_content(token: str) -> bool:
     """A word that says something: no stop word, no punctuation, no bare number, at least three characters or a code."""
     folded = token.casefold()
     if folded in _STOP or folded in _NEGATORS or not any(map(str.isalpha, token)):
         return False
     return len(token) >= 3 or any(map(str.isdigit, token)) or (len(token) == 2 and token.isupper())
+
+
+def is_generic(word: str) -> bool:
+    """A word that most reports have (`mucosa`, `surface`)."""
+    return word.casefold() in _GENERIC

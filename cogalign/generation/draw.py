@@ -39,7 +39,7 @@ def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
     rows, vocabulary = probabilities.shape
     size = math.isqrt(vocabulary - 1) + 1
     blocks = functional.pad(probabilities, (0, -vocabulary % size)).view(rows, -1, size)
-    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    cumulative = blocks.sum(-1).double().cumsum(-1)
     place = (uniform * cumulative[:, -1])[:, None]
     block = torch.searchsorted(cumulative, place, right=True).clamp_max_(blocks.shape[1] - 1)
     before = functional.pad(cumulative, (1, 0)).gather(1, block)

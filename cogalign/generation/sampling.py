@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from cogalign.generation.draw import draw
+from cogalign.generation.plain import plain_sample
 from cogalign.models.head import allowed_logits
 from cogalign.models.load import LoadedModel
 from cogalign.models.merged import merged_adapter
@@ -141,6 +142,9 @@ def sample(
     loaded.model.eval()
     try:
         with merged_adapter(loaded.model):
+            if not loaded.family.shares_prompts(loaded.core):
+                banned, pad = banned_ids(loaded, loaded.device), loaded.tokenizer.pad_token_id
+                return Rollout(*plain_sample(loaded.core, prompt, settings, end_ids(loaded), banned, pad, generator))
             begun = prefill(loaded.family, loaded.model, prompt) if start is None else start.detach()
             return _sample(loaded, begun, settings, generator)
     finally:

@@ -21,7 +21,9 @@ class VllmClient:
         self.server, self.settings = server, settings
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = httpx.Timeout(settings.request_timeout, connect=min(10.0, settings.request_timeout))
-        self._http = httpx.Client(base_url=server.url, timeout=timeout, limits=limits)
+        self._http = httpx.Client(
+            base_url=server.url, timeout=timeout, limits=limits, trust_env=not server.started_here
+        )
 
     def close(self) -> None:
         """Close the connections; the server goes on."""
@@ -73,7 +75,9 @@ class VllmClient:
         try:
             self.request("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
         except VllmError as error:
-            if "HTTP 404" in str(error) and "Not Found" in str(error):
+            if "already been loaded" in str(error):  # an earlier try, whose answer was lost; names are never used twice
+                return
+            if str(error).endswith("HTTP 404: Not Found"):
                 raise VllmError(
                     f"the vLLM server at {self.server.url} takes no adapters at run time; start it with --enable-lora "
                     "and the environment variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
@@ -81,8 +85,12 @@ class VllmClient:
             raise
 
     def unload_adapter(self, name: str) -> None:
-        """Make the server forget an adapter."""
-        self.request("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        """Make the server forget an adapter; one that it does not know is none."""
+        try:
+            self.request("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        except VllmError as error:
+            if "cannot be found" not in str(error):
+                raise
 
     def require_sampling_distribution(self, model: str, token: int) -> None:
         """Check that log-probabilities are those of the distribution that is sampled from.

@@ -134,8 +134,12 @@ class VllmSampler:
     def sync(self, folder: Path) -> str:
         """Give the policy's adapter, as it is now, to the server; completions come from it from now on.
 
-        Only the adapter is written (to a folder of its own in `folder`, which the server must be able to read) and
-        loaded under a new name; no weights are merged. The one before is unloaded and deleted.
+        Only the adapter is written and loaded under a new name; no weights are merged. The one before is unloaded
+        and deleted.
+
+        Args:
+            folder: of this sampler alone, on a file system that the server reads; adapters that an interrupted run
+                left there are deleted.
 
         Returns:
             The adapter's name on the server.
@@ -143,6 +147,9 @@ class VllmSampler:
         Raises:
             VllmError: the server did not take it.
         """
+        if self._version == 0:
+            for left in folder.glob("policy-*"):
+                shutil.rmtree(left, ignore_errors=True)
         self._version += 1
         name = f"policy-{self._run}-{self._version}"
         written = save_checkpoint(self.loaded, folder / name)

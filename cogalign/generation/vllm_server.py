@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,12 @@ DISTRIBUTED = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "L
                "MASTER_PORT")  # fmt: skip
 """What tells a process of a distributed run its place; the server is none of them."""
 POLL = 0.5
+NOISE = re.compile(
+    r"\s*$|\s+- leaked |\s+- \.\.\. skipped|nanobind: |See https://nanobind|.*resource_tracker|\s+warnings\.warn\("
+)
+"""Lines at a server's end that tell nothing."""
+CAUSE = re.compile(r"(?:\(.*\) ERROR .*\] )?([\w.]*(?:Error|Exception): .*)")
+"""The last line of a traceback, plain or in vLLM's log."""
 
 
 class VllmError(RuntimeError):
@@ -41,12 +48,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def log_end(log: Path | None, lines: int = 25) -> str:
-    """The last lines of the server's log, as the end of an error message."""
+def log_end(log: Path | None, lines: int = 15) -> str:
+    """What a server's log says of its end, as the end of an error message: the first errors, and the last lines."""
     if log is None or not log.is_file():
         return ""
-    last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-    return f"; {log} ends with:\n" + "\n".join(last)
+    said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if not NOISE.match(line)]
+    causes = list(dict.fromkeys(found.group(1) for line in said if (found := CAUSE.match(line))))[:3]
+    first = "".join(f"\n  {cause[:300]}" for cause in causes)
+    last = "\n".join(line[:300] for line in said[-lines:])
+    return f"; first errors in {log}:{first}\nits last lines:\n{last}" if first else f"; {log} ends with:\n{last}"
 
 
 def base_model(loaded: LoadedModel, folder: Path) -> str:
@@ -109,7 +119,9 @@ def server_command(
     command += ["--model", model, "--host", "127.0.0.1", "--port", str(port)]
     command += needed_arguments(loaded, adapters, images)
     if not torch.cuda.is_available():
-        command.append("--enforce-eager")  # compiling for a CPU takes minutes
+        # Compiling for a CPU takes minutes. vLLM 0.32 turns the generator of a request with a seed back when only a
+        # part of its prompt was computed, which a generator of the CPU cannot do: the whole server would end.
+        command += ["--enforce-eager", "--no-enable-chunked-prefill"]
     return [*command, *settings.arguments]
 
 
@@ -118,6 +130,13 @@ def server_environment() -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if name not in DISTRIBUTED}
     variables.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read on a CPU only
     return variables | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def _address(url: str) -> str:
+    """The server's address without what the paths of requests add to it."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"grpo.vllm.url: found {url!r}, wanted an address such as http://127.0.0.1:8000")
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def _require_python(settings: VllmSettings) -> None:
@@ -155,15 +174,16 @@ class VllmServer:
             images: most images in a prompt.
 
         Raises:
-            ValueError: the model has no adapter.
+            ValueError: the model has no adapter, or `settings.url` is no address.
             FileNotFoundError: `settings.python` does not exist.
             VllmError: it died or was not healthy within `settings.start_timeout`; quotes the end of its log.
         """
         require_adapter(loaded)
         self.log: Path | None = None
+        self.started_here = settings.url is None
         self._process: subprocess.Popen[bytes] | None = None
         if settings.url is not None:
-            self.url = settings.url.rstrip("/")
+            self.url = _address(settings.url)
         else:
             port = settings.port or free_port()
             self.url = f"http://127.0.0.1:{port}"
@@ -201,10 +221,17 @@ class VllmServer:
                 )
             time.sleep(POLL)
 
+    @property
+    def group(self) -> int | None:
+        """Id of the process group of a server that was started here and not closed."""
+        return None if self._process is None else self._process.pid
+
     def healthy(self) -> bool:
         """Whether the server answers that it is well."""
         try:
-            return httpx.get(f"{self.url}/health", timeout=5.0).status_code == 200
+            # a proxy is of no use for a server on this machine
+            answer = httpx.get(f"{self.url}/health", timeout=5.0, trust_env=not self.started_here)
+            return answer.status_code == 200
         except httpx.TransportError:
             return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -28,10 +28,18 @@ def rollout_metrics(completions: Sequence[Completion]) -> dict[str, float]:
     }
 
 
-def reward_metrics(grouped: Tensor, single: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Mean reward, mean spread within the groups [P, G], and mean and spread of each reward [N, R].
+def reward_metrics(
+    grouped: Tensor, single: Tensor, names: Sequence[str], seconds: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Mean reward, mean spread within the groups [P, G], and of each reward [N, R] mean, spread, missing share and time.
 
-    A NaN is a reward that is not known; it is left out.
+    A NaN is a reward that is not known; it is left out of means and spreads, and `missing` is the share of them.
+
+    Args:
+        grouped: Total rewards [P, G].
+        single: Single rewards [N, R].
+        names: R names.
+        seconds: Time that each reward took; one that is not named here has no `time`.
     """
     squares = (grouped - grouped.nanmean(dim=1, keepdim=True)).square().nansum(dim=1)
     spread = (squares / ((~grouped.isnan()).sum(dim=1) - 1).clamp(min=0)).sqrt()  # 0 / 0, so NaN, with one known
@@ -41,6 +49,9 @@ def reward_metrics(grouped: Tensor, single: Tensor, names: Sequence[str]) -> dic
         known = values[~values.isnan()]
         metrics[f"rewards/{name}/mean"] = float(known.mean()) if len(known) else float("nan")
         metrics[f"rewards/{name}/std"] = float(known.std()) if len(known) > 1 else 0.0
+        metrics[f"rewards/{name}/missing"] = float(values.isnan().float().mean())
+        if seconds is not None and name in seconds:
+            metrics[f"rewards/{name}/time"] = seconds[name]
     return metrics
 
 

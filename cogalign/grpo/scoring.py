@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from cogalign.generation.sampling import banned_ids
+from cogalign.grpo.plain import plain_logps
 from cogalign.models.head import hidden_logps
 from cogalign.models.load import LoadedModel, core_of
+from cogalign.models.merged import fused_adapter
 from cogalign.models.packing import Layout, PackedAttention
 from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import Inputs
@@ -46,9 +48,13 @@ def completion_logps(
         Log-probabilities [P * G, T] and, without gradient, entropies [P * G, T] in nats.
     """
     family, core = loaded.family, core_of(model)
+    if not family.shares_prompts(core):
+        owner = torch.arange(len(prompt["input_ids"]), device=ids.device).repeat_interleave(group)
+        return plain_logps(family, core, prompt, ids, mask, owner, banned_ids(loaded, ids.device), temperature)
     begun = prefill(family, model, prompt) if start is None else start
     owner = torch.arange(len(begun.last), device=ids.device).repeat_interleave(group)
-    hidden = predicting_states(loaded, core, begun, ids, mask, owner)
+    with fused_adapter(model):
+        hidden = predicting_states(loaded, core, begun, ids, mask, owner)
     kept = mask.bool()
     head = family.head(core)
     found = hidden_logps(

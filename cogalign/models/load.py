@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cogalign.models.families import Family, family_of
+from cogalign.models.patches import embed_patches_by_matmul
 from cogalign.recipe import ModelSettings
 
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -181,6 +182,7 @@ def load_model(
         settings = ModelSettings(**{**settings.__dict__, "name": str(checkpoint.resolve()), "revision": None})
         checkpoint = None
     model, processor = _open_base(settings)
+    embed_patches_by_matmul(model)
     family = family_of(model)
     if checkpoint is not None:
         model = _open_adapter(model, checkpoint)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cogalign.models.families import Family
+from cogalign.models.inputs import Inputs, right_padded
 from cogalign.models.load import core_of
-from cogalign.models.prompts import Inputs
+from cogalign.models.merged import fused_adapter
 from cogalign.models.shared_prefix import Prefix
 
 
@@ -35,24 +37,36 @@ class Prefill:
 def prefill(family: Family, model: Any, prompt: Inputs) -> Prefill:
     """Run the prompts.
 
+    They are padded on the right for it: with causal attention no token sees the padding behind it, so no mask is
+    needed and the kernel skips what lies in the future.
+
     Args:
         family: of the model.
         model: the policy or the reference, with or without PEFT around it.
-        prompt: tensors of P prompts, left padded.
+        prompt: tensors of P prompts, padded on either side.
 
     Raises:
-        TypeError: a layer of the model's cache does not keep all keys and values.
+        TypeError: the model's cache does not keep all keys and values.
     """
     from transformers.cache_utils import DynamicLayer
 
-    core = core_of(model)
-    out = family.body(core)(**prompt, use_cache=True)
-    layers = out.past_key_values.layers
+    core, prompt = core_of(model), right_padded(prompt)
+    positions, following = family.prompt_positions(core, prompt)
+    mask = prompt["attention_mask"]
+    given = {name: value for name, value in prompt.items() if name != "attention_mask"}
+    with fused_adapter(model):
+        out = family.body(core)(**given, position_ids=positions, use_cache=True)
+    layers = out.past_key_values.layers if out.past_key_values is not None else ()
+    if not any(layer.get_seq_length() for layer in layers):
+        raise TypeError(
+            f"{type(core).__name__}: found no keys and values after the prompts, as with gradient checkpointing; "
+            "shared prompts need them"
+        )
     for layer in layers:
         if type(layer) is not DynamicLayer:
             raise TypeError(
                 f"cache layer {type(layer).__name__}: shared prompts need layers that keep all keys and values"
             )
-    mask = prompt["attention_mask"]
     prefix = Prefix.of([layer.keys for layer in layers], [layer.values for layer in layers], mask)
-    return Prefill(out.last_hidden_state[:, -1], family.next_position(core, mask), prefix)
+    rows = torch.arange(len(mask), device=mask.device)
+    return Prefill(out.last_hidden_state[rows, mask.sum(1) - 1], following, prefix)

@@ -101,7 +101,10 @@ def attention_through(text_model: Any) -> Iterator[None]:
 def prefix_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention [P, heads, T, D] and its log-sum-exp [P, heads, T] over the keys of a prompt. No gradient on a CPU."""
+    """Attention [P, heads, T, D] and its log-sum-exp [P, heads, T] over the keys of a prompt.
+
+    On a CPU there is no gradient here.
+    """
     if query.device.type == "cpu":
         mask = None if bias is None else bias.expand(-1, 1, query.shape[2], -1)
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -138,6 +141,7 @@ class DecodeAttention:
         self.table = torch.zeros((len(counts), self.width), dtype=torch.long, device=owner.device)
         self.table[self.owner, rank] = rows
         self.place = self.owner * self.width + rank
+        self.whole = len(owner) == self.table.numel()  # every prompt has as many rows: no look-up is needed
 
     def keep(self, indices: Tensor) -> None:
         """Go on with the rows `indices` only."""
@@ -149,7 +153,8 @@ class DecodeAttention:
         shared = key.shape[1]
         repeats = heads // shared
         query = query.reshape(n, shared, repeats, width)
-        together = query[self.table].transpose(1, 2).reshape(len(self.table), shared, self.width * repeats, width)
+        table = query.view(-1, self.width, shared, repeats, width) if self.whole else query[self.table]
+        together = table.transpose(1, 2).reshape(len(self.table), shared, self.width * repeats, width)
         out, lse = prefix_attention(
             together, self.prefix.keys[layer], self.prefix.values[layer], self.prefix.bias, scaling
         )
@@ -162,4 +167,5 @@ class DecodeAttention:
 
     def _rows(self, values: Tensor) -> Tensor:
         """[prompts, kv heads, width, ...] as rows [N, kv heads, ...]."""
-        return values.transpose(1, 2).flatten(0, 1)[self.place]
+        rows = values.transpose(1, 2).flatten(0, 1)
+        return rows if self.whole else rows[self.place]

@@ -4,47 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cogalign.data.caseset import CaseSet, read_case_set
-from cogalign.data.datamodule import CaseDataset, SftData, StepSampler
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    size=st.integers(1, 40),
-    batch_size=st.integers(1, 9),
-    total=st.integers(1, 12),
-    world=st.integers(1, 3),
-    seed=st.integers(0, 99),
-    data=st.data(),
-)
-def test_a_resumed_sampler_gives_the_rest_of_the_batches(
-    size: int, batch_size: int, total: int, world: int, seed: int, data: st.DataObject
-) -> None:
-    start = data.draw(st.integers(0, total))
-    for rank in range(world):
-        whole = list(StepSampler(size, batch_size, total, seed, 0, rank, world))
-        rest = StepSampler(size, batch_size, total, seed, start, rank, world)
-        assert list(rest) == whole[start:] and len(rest) == total
-        assert all(len(batch) == batch_size for batch in whole)
-
-
-@settings(max_examples=40, deadline=None)
-@given(size=st.integers(1, 30), world=st.integers(1, 3), batch_size=st.integers(1, 5), seed=st.integers(0, 99))
-def test_every_case_comes_once_an_epoch_over_all_ranks(size: int, world: int, batch_size: int, seed: int) -> None:
-    total = 3 * size  # at least three epochs of batches
-    samplers = [StepSampler(size, batch_size, total, seed, 0, rank, world) for rank in range(world)]
-    order = [item for index in range(total) for sampler in samplers for item in sampler.batch(index)]
-    for epoch in range(3):
-        assert Counter(order[epoch * size : (epoch + 1) * size]) == Counter(range(size))
-
-
-def test_another_seed_and_another_epoch_have_another_order() -> None:
-    a, b = (list(StepSampler(50, 50, 2, seed)) for seed in (1, 2))
-    assert a[0] != a[1] and a[0] != b[0] and a[0] != sorted(a[0])
-    assert a == list(StepSampler(50, 50, 2, 1))
+from cogalign.data.datamodule import CaseDataset, SftData
 
 
 @pytest.fixture
@@ -88,6 +50,24 @@ def test_the_position_is_part_of_the_state(case_set: CaseSet) -> None:
     assert list(again.train_dataloader()) == whole[4:]
     assert [len(batch) for batch in again.val_dataloader()] == [3, 1]
     assert [name for batch in again.val_dataloader() for name in batch] == [c.id for c in case_set.split("validation")]
+
+
+def test_lengths_group_the_batches_and_the_position_stays_exact(case_set: CaseSet) -> None:
+    cases = case_set.split("train")
+    lengths = [len(case.answer) for case in cases]
+    of = dict(zip((case.id for case in cases), lengths, strict=True))
+
+    def make(lengths: list[int] | None) -> SftData:
+        return SftData(CaseDataset(case_set, cases), None, ids, 4, 10, seed=4, lengths=lengths)
+
+    def spread(batches: list[list[str]]) -> int:
+        return sum(max(of[i] for i in batch) - min(of[i] for i in batch) for batch in batches)
+
+    grouped = list(make(lengths).train_dataloader())
+    assert spread(grouped) < 0.7 * spread(list(make(None).train_dataloader()))
+    later = make(lengths)
+    later.consumed = 3
+    assert list(later.train_dataloader()) == grouped[3:]
 
 
 def test_without_validation_there_is_no_loader(case_set: CaseSet) -> None:

@@ -96,6 +96,27 @@ def test_it_is_not_fooled_by_repeating_keywords() -> None:
     assert earned(replace(GOLD, morphology=GOLD.morphology + " Sessile, elevated. Sessile, elevated.")) < 0.9
 
 
+def test_a_keyword_that_is_said_again_and_again_is_not_found() -> None:
+    keywords = {"morphology": ["sessile"]}
+    for times, wanted in ((2, 1.0), (3, 0.0)):
+        text = render(Report("", f"{'Sessile of ' * times}the wall.", "", ("polyp",)))
+        assert section_cognition(text, keywords) == wanted
+
+
+def test_it_is_not_fooled_by_many_short_parts() -> None:
+    text = render(replace(GOLD, morphology="Sessile, elevated, no ulcer, of, the, in, at, by, on, to, up, off."))
+    assert section_cognition(text, KEYWORDS, TEXT) < 0.8  # type: ignore[operator]
+
+
+def test_it_is_not_fooled_by_keywords_without_a_description() -> None:
+    long = "Villous pits around the centre of the lesion with dilated capillaries, brown colour, and a clear line."
+    reference = render(replace(GOLD, microvasculature=long))
+    bare = render(replace(GOLD, microvasculature="Villous."))
+    keywords = {"microvasculature": ["villous"]}
+    assert section_cognition(reference, keywords, reference) == 1
+    assert section_cognition(bare, keywords, reference) < 0.2  # type: ignore[operator]
+
+
 def test_it_is_not_fooled_by_bare_lists() -> None:
     bare = Report(*(", ".join(KEYWORDS[section]) for section in SECTIONS), ("polyp",))
     assert cognition_reward([render(bare)], [KEYWORDS]) == [1.0]
