@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from cogalign.recipe_checks import require as _require
-from cogalign.recipe_grpo import (
-    PARTS,
-    CustomReward,
-    GrpoSettings,
-    MixSettings,
-    RewardSchedule,
-    RewardWeights,
-    VllmSettings,
-)
-
-__all__ = ["PARTS", "CustomReward", "GrpoSettings", "MixSettings", "RewardSchedule", "RewardWeights", "VllmSettings"]
+from cogalign.recipe_grpo import PARTS as PARTS
+from cogalign.recipe_grpo import CustomReward as CustomReward
+from cogalign.recipe_grpo import GrpoSettings as GrpoSettings
+from cogalign.recipe_grpo import MixSettings as MixSettings
+from cogalign.recipe_grpo import RewardSchedule as RewardSchedule
+from cogalign.recipe_grpo import RewardWeights as RewardWeights
+from cogalign.recipe_grpo import VllmSettings as VllmSettings
 
 Intervention = Literal["removal", "control", "transplant", "background"]
 Fill = Literal["gaussian_blur", "white", "surround_blur"]
@@ -194,6 +190,8 @@ class SftSettings:
     """Optimizer steps between two checkpoints from which an interrupted stage goes on."""
     workers: int = 0
     """Processes that load images."""
+    group_by_length: bool = True
+    """Batches hold answers of like length, so that little padding is computed; which ones still varies by epoch."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_length", "checkpoint_every"):

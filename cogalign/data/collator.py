@@ -18,9 +18,23 @@ def question_of(case: Case, question: str) -> str:
     return case.question or question
 
 
+def pad_on_the_right(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same sequences with all padding behind them, cut to the longest one.
+
+    Causal attention never looks ahead, so padding on the right needs no attention mask.
+
+    Args:
+        inputs: tensors of a batch with `attention_mask` [B, L]; whatever has its shape is moved, the rest is kept.
+    """
+    mask = inputs["attention_mask"]
+    longest = int(mask.sum(1).max())
+    order = mask.argsort(dim=1, descending=True, stable=True)[:, :longest]
+    return {name: v.gather(1, order) if v.shape == mask.shape else v for name, v in inputs.items()}
+
+
 @dataclass
 class SftCollator:
-    """Sequences with labels on the answer only, for next-token training."""
+    """Sequences with labels on the answer only, padded on the right, for next-token training."""
 
     processor: Any
     question: str
@@ -40,11 +54,17 @@ class SftCollator:
         answers = encode_answers(self.processor, [case.answer for case, _ in samples])
         ids, mask = pad_completions(answers, self.processor.tokenizer.pad_token_id)
         inputs, labels = append_completions(prompt, ids, mask)
-        lengths = inputs["attention_mask"].sum(1)
+        batch = pad_on_the_right({**inputs, "labels": labels})
+        lengths = batch["attention_mask"].sum(1)
         longest = int(lengths.argmax())
         if int(lengths[longest]) > self.max_length:
             raise ValueError(
                 f"case {samples[longest][0].id!r}: found {int(lengths[longest])} tokens, wanted at most "
                 f"sft.max_length = {self.max_length}; lower model.max_pixels or raise the limit (nothing is cut)"
             )
-        return {**inputs, "labels": labels}
+        return batch
+
+    def text_lengths(self, cases: Sequence[Case]) -> list[int]:
+        """Tokens of each case's question and answer: its length but for the image and the chat template."""
+        texts = [question_of(case, self.question) + case.answer for case in cases]
+        return [len(ids) for ids in self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import LightningDataModule
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
+from cogalign.data.sampler import StepSampler
 
 
 class CaseDataset(Dataset[tuple[Case, Image.Image]]):
@@ -41,40 +40,6 @@ class CaseDataset(Dataset[tuple[Case, Image.Image]]):
         return case, image
 
 
-@lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(size)
-
-
-class StepSampler(Sampler[list[int]]):
-    """Batches of indices for `total` batches in all, epoch after epoch, shuffled by (seed, epoch).
-
-    Batch b of rank r of w holds the items `(b * w + r) * batch_size ...` of the endless shuffled
-    sequence, so the order depends on nothing but the arguments, and `start` skips without reading.
-    """
-
-    def __init__(
-        self, size: int, batch_size: int, total: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.size, self.batch_size, self.total, self.seed = size, batch_size, total, seed
-        self.start, self.rank, self.world_size = start, rank, world_size
-
-    def __len__(self) -> int:
-        """Batches of the whole training (also when some are skipped, as Lightning counts them)."""
-        return self.total
-
-    def batch(self, index: int) -> list[int]:
-        """The items of batch `index` of this rank."""
-        first = (index * self.world_size + self.rank) * self.batch_size
-        places = range(first, first + self.batch_size)
-        return [int(_permutation(self.seed, place // self.size, self.size)[place % self.size]) for place in places]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Batches from `start` on."""
-        for index in range(self.start, self.total):
-            yield self.batch(index)
-
-
 class SftData(LightningDataModule):
     """Training batches by `StepSampler`, validation batches in order. The position is part of every checkpoint."""
 
@@ -87,10 +52,24 @@ class SftData(LightningDataModule):
         batches: int,
         seed: int,
         workers: int = 0,
+        lengths: Sequence[int] | None = None,
     ) -> None:
+        """Keep what the loaders are made of.
+
+        Args:
+            train: training items.
+            validation: validation items, if there are any.
+            collate: makes a batch of items.
+            batch_size: items a batch and rank.
+            batches: batches of the whole training and rank.
+            seed: of the order.
+            workers: processes that load items.
+            lengths: length of every training item, to group the batches by it; None does not group.
+        """
         super().__init__()
         self.train, self.validation, self.collate = train, validation, collate
         self.batch_size, self.batches, self.seed, self.workers = batch_size, batches, seed, workers
+        self.lengths = lengths
         self.consumed = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,9 +84,8 @@ class SftData(LightningDataModule):
         """Batches from the position on."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        sampler = StepSampler(
-            len(self.train), self.batch_size, self.batches, self.seed, self.consumed, rank, world  # type: ignore[arg-type]
-        )  # fmt: skip
+        size = len(self.train)  # type: ignore[arg-type]
+        sampler = StepSampler(size, self.batch_size, self.batches, self.seed, self.consumed, rank, world, self.lengths)
         return DataLoader(self.train, batch_sampler=sampler, collate_fn=self.collate, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

@@ -52,10 +52,14 @@ class _Suffix(DynamicLayer):
         self.rows, self.room, self.length = rows, room, 0
         self.buffers: list[Tensor] = []
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Write one token behind the others; returns views on all of them."""
         if not self.buffers:
-            self.buffers = [x.new_empty((self.rows, x.shape[1], self.room, x.shape[3])) for x in (key_states, value_states)]
+            self.buffers = [
+                x.new_empty((self.rows, x.shape[1], self.room, x.shape[3])) for x in (key_states, value_states)
+            ]
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, self.length] = new[:, :, 0]
         self.length += 1
@@ -70,8 +74,8 @@ class _Suffix(DynamicLayer):
 class _Rows:
     """The completions that still go on: what the model needs of them, and where they belong in the result."""
 
-    def __init__(self, start: Prefill, owner: Tensor, room: int) -> None:
-        self.places = torch.arange(len(owner), device=owner.device)
+    def __init__(self, start: Prefill, owner: Tensor, places: Tensor, room: int) -> None:
+        self.places = places
         self.position = start.position[owner]
         self.attention = DecodeAttention(start.prefix, owner)
         self.layers = [_Suffix(len(owner), room) for _ in start.prefix.keys]
@@ -126,10 +130,11 @@ def sample(
     settings: SamplingSettings,
     generator: torch.Generator | None = None,
     start: Prefill | None = None,
+    place: Tensor | None = None,
 ) -> Rollout:
-    """Draw `settings.num_generations` completions for each of the P prompts.
+    """Draw `settings.num_generations` completions for each of P prompts.
 
-    The prompts run once; finished completions leave the batch while the rest go on.
+    Each distinct prompt runs once; finished completions leave the batch while the rest go on.
 
     Args:
         loaded: the model; its mode (train or eval) is put to eval while sampling.
@@ -137,28 +142,31 @@ def sample(
         settings: how tokens are drawn.
         generator: source of randomness on the model's device.
         start: the prompts as this model left them, if they ran before.
+        place: [P], which of the distinct prompts in `prompt` each of the P prompts is; None: they are the same.
     """
     was_training = loaded.model.training
     loaded.model.eval()
+    if place is None:
+        place = torch.arange(len(prompt["input_ids"]), device=loaded.device)
     try:
         with merged_adapter(loaded.model):
             if not loaded.family.shares_prompts(loaded.core):
                 banned, pad = banned_ids(loaded, loaded.device), loaded.tokenizer.pad_token_id
                 return Rollout(*plain_sample(loaded.core, prompt, settings, end_ids(loaded), banned, pad, generator))
             begun = prefill(loaded.family, loaded.model, prompt) if start is None else start.detach()
-            return _sample(loaded, begun, settings, generator)
+            return _sample(loaded, begun, place, settings, generator)
     finally:
         loaded.model.train(was_training)
 
 
 def _sample(
-    loaded: LoadedModel, start: Prefill, settings: SamplingSettings, generator: torch.Generator | None
+    loaded: LoadedModel, start: Prefill, place: Tensor, settings: SamplingSettings, generator: torch.Generator | None
 ) -> Rollout:
     family, core, limit = loaded.family, loaded.core, settings.max_completion_length
     text, head, device = family.text_model(core), family.head(core), start.last.device
-    total = len(start.last) * settings.num_generations
-    owner = torch.arange(len(start.last), device=device).repeat_interleave(settings.num_generations)
-    rows = _Rows(start, owner, limit)
+    total = len(place) * settings.num_generations
+    owner, places = place.repeat_interleave(settings.num_generations).sort(stable=True)
+    rows = _Rows(start, owner, places, limit)
     result = _Result(total, limit, loaded.tokenizer.pad_token_id, device)
     banned = banned_ids(loaded, device)
     ends = torch.tensor(end_ids(loaded), device=device)

@@ -191,7 +191,7 @@ class VllmSampler:
             VllmError: the server died or refused.
         """
         if prompt is None:
-            prompt = encode_prompts(self.loaded.processor, images, questions)  # type: ignore[arg-type]
+            prompt = encode_prompts(self.loaded.processor, images, questions)
         bodies = [
             self._body(image, question, settings, derive_seed(seed, "vllm", place))
             for place, (image, question) in enumerate(zip(images, questions, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -140,11 +141,12 @@ def _address(url: str) -> str:
 
 
 def _require_python(settings: VllmSettings) -> None:
+    """Look whether the server can be started at all, which is sooner said than its own error."""
+    wanted = "the Python of an environment that holds vLLM (docs/vllm.md says how to build one)"
+    if settings.python is None and importlib.util.find_spec("vllm") is None:
+        raise FileNotFoundError(f"grpo.vllm.python: found null and no vLLM beside cogalign, wanted {wanted}")
     if settings.python is not None and not Path(settings.python).is_file():
-        raise FileNotFoundError(
-            f"grpo.vllm.python: found {settings.python}, wanted the Python of an environment that holds vLLM "
-            "(docs/vllm.md says how to build one)"
-        )
+        raise FileNotFoundError(f"grpo.vllm.python: found {settings.python}, wanted {wanted}")
 
 
 class VllmServer:
@@ -175,7 +177,7 @@ class VllmServer:
 
         Raises:
             ValueError: the model has no adapter, or `settings.url` is no address.
-            FileNotFoundError: `settings.python` does not exist.
+            FileNotFoundError: `settings.python` does not exist, or has no vLLM.
             VllmError: it died or was not healthy within `settings.start_timeout`; quotes the end of its log.
         """
         require_adapter(loaded)

@@ -142,33 +142,44 @@ def causal_pairs(tokens: float, before: float = 0) -> float:
     return tokens * (tokens + 1) / 2 + tokens * before
 
 
-def group_forward(text: TextShape, step: GrpoStep) -> Work:
-    """One pass over all prompts, each once, and all completions behind them.
+def completions_forward(text: TextShape, step: GrpoStep) -> Work:
+    """One pass over all completions behind prompts whose keys and values are there.
 
-    The last token of a completion is never an input; the last layer reads of a prompt only its last token.
+    A completion's last token is never an input; its first comes from the prompt's pass.
     """
-    rest = step.completion_tokens - 1
-    rows = step.prompts * step.group
-    tokens = step.prompts * step.prompt_tokens + rows * rest
-    pairs = step.prompts * causal_pairs(step.prompt_tokens) + rows * causal_pairs(rest, step.prompt_tokens)
-    unread = step.prompts * (step.prompt_tokens - 1)
-    unread_pairs = step.prompts * causal_pairs(step.prompt_tokens - 1)
-    return text.forward(tokens, pairs, step.prompts + rows * rest, unread, unread_pairs)
+    rest, rows = step.completion_tokens - 1, step.prompts * step.group
+    return text.forward(rows * rest, rows * causal_pairs(rest, step.prompt_tokens), rows * rest)
+
+
+def prompts_forward(text: TextShape, step: GrpoStep) -> Work:
+    """One pass over all prompts, each once; the last layer reads of a prompt only its last token."""
+    unread = step.prompt_tokens - 1
+    return text.forward(
+        step.prompts * step.prompt_tokens,
+        step.prompts * causal_pairs(step.prompt_tokens),
+        step.prompts,
+        step.prompts * unread,
+        step.prompts * causal_pairs(unread),
+    )
 
 
 def grpo_floor(text: TextShape, vision: VisionShape, step: GrpoStep) -> dict[str, float]:
-    """Operations of a step by phase, and their sum `total`: nothing is computed twice without need.
+    """Operations of an on-policy step by phase, and their sum `total`: nothing is computed twice without need.
 
-    Each image goes through the (frozen) tower once; each prompt and completion token runs once for sampling, once
-    for the reference if there is one, and once with gradient for the policy. Where no gradient is wanted adapters
-    can be merged into the weights and cost nothing.
+    Each image goes through the (frozen) tower once. The policy runs each prompt once, with gradient: sampling starts
+    from the same pass. Each completion token runs once for decoding, once for the policy's pass, and once, behind the
+    reference's own pass over the prompt, for the reference if there is one; the backward pass follows the policy's.
+    Where no gradient is wanted adapters can be merged into the weights and cost nothing.
     """
-    work, merged = group_forward(text, step), group_forward(replace(text, lora_rank=0), step)
+    merged = replace(text, lora_rank=0)
+    prompts, completions = prompts_forward(text, step), completions_forward(text, step)
+    again = prompts_forward(merged, step).forward + completions_forward(merged, step).forward
     phases = {
         "vision": step.images * vision.forward(step.patches),
-        "sampling": merged.forward,
-        "reference": merged.forward if step.reference else 0.0,
-        "policy": work.forward + work.backward,
+        "decode": completions_forward(merged, step).forward,
+        "reference": again if step.reference else 0.0,
+        "policy_forward": prompts.forward + completions.forward,
+        "policy_backward": prompts.backward + completions.backward,
     }
     return {**phases, "total": sum(phases.values())}
 

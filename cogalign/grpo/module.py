@@ -1,14 +1,13 @@
 """Stage 3 as a LightningModule: sample groups, reward them, take clipped steps towards the better completions.
 
-One `training_step` is one whole rollout: sampling, rewards, and `num_iterations` optimizer steps on
-it. A checkpoint therefore never falls between a rollout and its updates.
+One `training_step` is one optimizer step. A generation serves `steps_per_generation * num_iterations` of them; what it
+left behind is part of every checkpoint, so that a run killed in the middle goes on with the same completions.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,33 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from cogalign.data.case import Case
-from cogalign.data.collator import question_of
-from cogalign.generation.hf import Completion, decode
-from cogalign.generation.sampling import Rollout, SamplingSettings, sample
-from cogalign.grpo.advantages import group_advantages, zero_spread_share
-from cogalign.grpo.losses import LossStats, grpo_loss
+from cogalign.generation.hf import decode
+from cogalign.grpo import experience as buffer
+from cogalign.grpo.collect import Collector, Ranks
+from cogalign.grpo.engine import Engine
+from cogalign.grpo.experience import Experience, MicroBatch, Slice
+from cogalign.grpo.judge import Judge
+from cogalign.grpo.losses import LossStats, Objective, grpo_loss, step_normalizer
 from cogalign.grpo.mix import PromptSampler
-from cogalign.grpo.observe import reward_metrics, rollout_metrics, sample_rows
-from cogalign.grpo.rewards import score
-from cogalign.grpo.scoring import completion_logps
-from cogalign.models.adapt import Reference
-from cogalign.models.features import shared_image_features
+from cogalign.grpo.observe import sample_rows
+from cogalign.grpo.rewards.pool import RewardPool
+from cogalign.grpo.vllm_rollouts import VllmRollouts
 from cogalign.models.load import LoadedModel
-from cogalign.models.prompts import Inputs, encode_prompts, to_device
 from cogalign.recipe import GrpoSettings
 from cogalign.training.checkpoints import keep_trainable
-from cogalign.training.seeding import derive_seed
+from cogalign.training.stopwatch import Stopwatch
 from cogalign.training.tracking import log_step
-
-
-class MicroBatch:
-    """Prompts that are sampled and scored together, and what came of them."""
-
-    def __init__(self, prompt: Inputs, rollout: Rollout, completions: list[Completion]) -> None:
-        self.prompt, self.rollout, self.completions = prompt, rollout, completions
-        self.advantages: Tensor | None = None
-        self.old_logps: Tensor | None = None
-        self.ref_logps: Tensor | None = None
 
 
 class GrpoModule(LightningModule):
@@ -57,184 +45,191 @@ class GrpoModule(LightningModule):
         read_image: Callable[[Case], Image.Image],
         question: str,
         seed: int,
+        pool: RewardPool,
         sample_every: int = 0,
+        spare: PromptSampler | None = None,
+        rollouts: VllmRollouts | None = None,
     ) -> None:
+        """Put the parts together.
+
+        Args:
+            loaded: the policy.
+            settings: `grpo` of the recipe.
+            sampler: the prompts of every step.
+            read_image: the image of a case.
+            question: asked where a case has no question of its own.
+            seed: of the sampling.
+            pool: computes the rewards.
+            sample_every: optimizer steps between two tables of samples; 0 for none.
+            spare: prompts that replace groups that teach nothing (`dynamic_sampling`).
+            rollouts: another engine that samples; None samples in process.
+        """
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self.loaded, self.settings, self.sampler = loaded, settings, sampler
         self.model = loaded.model
-        self.read_image, self.question, self.seed, self.sample_every = read_image, question, seed, sample_every
-        self.reference = Reference(loaded) if settings.beta > 0 else None
+        self.seed, self.sample_every, self.spare, self.rollouts = seed, sample_every, spare, rollouts
+        self.engine = Engine(loaded, settings, read_image, question)
+        self.judge = Judge(loaded, pool, settings, self.engine.questions)
+        self.objective = Objective.from_settings(settings)
+        self.experience: Experience | None = None
+        self._stored: list[dict[str, Any] | None] | None = None
         self.optimizer_step_count = 0
         self.rollout_count = 0
         self.tokens_seen = 0
         self.shown_metrics: dict[str, float] = {}
 
-    # -- sampling ---------------------------------------------------------------------------------
-
-    def _sample(self, cases: Sequence[Case], images: Sequence[Image.Image], part: int) -> MicroBatch:
-        """Completions for some prompts; randomness depends on seed, rollout, part and rank alone."""
-        settings = self.settings
-        questions = [question_of(case, self.question) for case in cases]
-        prompt = to_device(encode_prompts(self.loaded.processor, images, questions), self.device)
-        stream = derive_seed(self.seed, "rollout", self.rollout_count, part, self.global_rank)
-        generator = torch.Generator(device=self.device).manual_seed(stream)
-        how = SamplingSettings(
-            settings.max_completion_length, settings.num_generations, settings.temperature, settings.top_p
-        )
-        rollout = sample(self.loaded, prompt, how, generator)
-        return MicroBatch(prompt, rollout, decode(self.loaded, rollout))
-
-    def _score_all(self, micro: MicroBatch) -> None:
-        """Reference log-probabilities, and those of the sampling policy where several updates follow."""
-        settings = self.settings
-        if self.reference is not None:
-            with self.reference.active() as model:
-                micro.ref_logps = self._logps(model, micro)[0]
-        if settings.num_iterations > 1:
-            with torch.no_grad():
-                micro.old_logps = self._logps(self.model, micro)[0]
-
-    def _logps(self, model: Any, micro: MicroBatch) -> tuple[Tensor, Tensor]:
-        settings, rollout = self.settings, micro.rollout
-        return completion_logps(
-            self.loaded,
-            model,
-            micro.prompt,
-            rollout.ids,
-            settings.num_generations,
-            settings.temperature,
-            rollout.mask,
-        )
-
-    # -- one rollout and its updates --------------------------------------------------------------
+    # -- one optimizer step -----------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One rollout with its optimizer steps."""
-        with shared_image_features(self.loaded):
-            self._rollout_and_updates()
+        """One optimizer step, with a generation before it when the last one is used up."""
+        watch = Stopwatch()
+        self._restore()
+        encoded = self.engine.features.images_encoded
+        if self.experience is None:
+            self.experience = self._generation(watch)
+            encoded = 0
+        part = self.experience.current
+        update = self._update(part, watch)
+        self.experience.used += 1
+        if self.experience.finished:
+            self.experience = None
+        times = {f"time/{phase}": seconds for phase, seconds in watch.seconds.items()}
+        images = self._sum(torch.tensor([float(self.engine.features.images_encoded - encoded)], device=self.device))
+        self._log({
+            **part.metrics, **update, **times, "step_time": watch.total, "num_tokens": float(self.tokens_seen),
+            "images_encoded": float(images[0]),
+        }, part)  # fmt: skip
 
-    def _rollout_and_updates(self) -> None:
-        """Sample, reward, score, update, log."""
-        started = time.perf_counter()
-        settings = self.settings
-        cases = self.sampler.step(self.rollout_count)
-        images = [self.read_image(case) for case in cases]
-        micros = []
-        for part, first in enumerate(range(0, len(cases), settings.micro_batch)):
-            chosen = slice(first, first + settings.micro_batch)
-            micros.append(self._sample(cases[chosen], images[chosen], part))
-        sampled = time.perf_counter()
-        completions = [c for micro in micros for c in micro.completions]
-        totals, single = self._reward(cases, completions)
-        grouped = totals.view(-1, settings.num_generations)
-        advantages = group_advantages(grouped, settings.scale_rewards).flatten().to(self.device)
-        for micro, part_of in zip(micros, advantages.split([len(m.completions) for m in micros]), strict=True):
-            micro.advantages = part_of
-            self._score_all(micro)
-        metrics = rollout_metrics(completions)
-        metrics |= reward_metrics(grouped, single, list(vars(settings.reward_weights)))
-        metrics["frac_reward_zero_std"] = zero_spread_share(grouped)
-        self.tokens_seen += self._tokens(micros)
+    def _generation(self, watch: Stopwatch) -> Experience:
+        if self.rollouts is not None:
+            with watch("sync"):
+                self.rollouts.sync()
+        found = self._collector().collect(self.rollout_count, self.optimizer_step_count, watch)
         self.rollout_count += 1
-        for _ in range(settings.num_iterations):
-            if self.optimizer_step_count >= settings.steps:
-                break
-            update = self._update(micros)
-            now = time.perf_counter()
-            times = {"step_time": now - started, "sampling_time": sampled - started, "update_time": now - sampled}
-            self._log({**metrics, **update, **times, "num_tokens": float(self.tokens_seen)}, cases, images, completions)
-            started = sampled = now
+        self.tokens_seen += self._tokens([micro for part in found.slices for micro in part.micros])
+        return found
 
-    def _tokens(self, micros: Sequence[MicroBatch]) -> int:
+    def _collector(self) -> Collector:
+        ranks = Ranks(self.global_rank, self.trainer.world_size, self._sum, self._gather)
+        return Collector(self.engine, self.judge, self.settings, self.sampler, self.spare, self.seed, ranks)
+
+    def _tokens(self, micros: list[MicroBatch]) -> int:
         """Tokens of prompts and completions of all ranks."""
-        group = self.settings.num_generations
-        here = sum(int(m.prompt["attention_mask"].sum()) * group + int(m.rollout.mask.sum()) for m in micros)
-        return int(self._sum(torch.tensor([float(here)], device=self.device))[0])
+        here = 0.0
+        for micro in micros:
+            assert micro.prompts is not None
+            prompts = micro.prompts.inputs["attention_mask"].sum(1)[micro.prompts.place]
+            here += float(prompts.sum()) * self.settings.num_generations + float(micro.rollout.mask.sum())
+        return int(self._sum(torch.tensor([here], device=self.device))[0])
 
-    def _reward(self, cases: Sequence[Case], completions: Sequence[Completion]) -> tuple[Tensor, Tensor]:
-        """Total reward [N] and each reward [N, R] of the completions."""
-        group = self.settings.num_generations
-        repeated = [case for case in cases for _ in range(group)]
-        columns: dict[str, Sequence[Any]] = {
-            "findings": [list(case.findings) for case in repeated],
-            "keywords": [case.keywords for case in repeated],
-            "mask_file_name": [case.mask_file_name for case in repeated],
-            "intervention": [case.intervention for case in repeated],
-        }
-        return score(
-            [c.text for c in completions],
-            columns,
-            self.settings.reward_weights,
-            prompts=[question_of(case, self.question) for case in repeated],
-            completion_ids=[list(c.token_ids) for c in completions],
-        )
-
-    def _update(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
-        """One optimizer step on the rollout."""
-        settings = self.settings
+    def _update(self, part: Slice, watch: Stopwatch) -> dict[str, float]:
+        """One optimizer step on the completions of `part`."""
         optimizer: Any = self.optimizers()
-        rate = settings.learning_rate * learning_rate_factor(self.optimizer_step_count, settings)
+        rate = self.settings.learning_rate * learning_rate_factor(self.optimizer_step_count, self.settings)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        total = sum(len(micro.completions) for micro in micros)
-        loss_sum = torch.zeros((), device=self.device)
+        normalizer = self._normalizer(part)
+        loss_sum = torch.zeros(1, device=self.device)
         stats: LossStats | None = None
-        for micro in micros:
-            logps, entropy = self._logps(self.model, micro)
-            assert micro.advantages is not None
-            loss, part = grpo_loss(
-                logps,
-                micro.old_logps,
-                micro.ref_logps,
-                micro.advantages,
-                micro.rollout.mask,
-                settings.epsilon,
-                settings.epsilon_high,
-                settings.beta,
-                normalizer=total,
-                entropies=entropy,
-            )
-            self.manual_backward(loss)
+        for micro in part.micros:
+            with watch("forward"):
+                loss, found = self._loss(micro, normalizer)
+            with watch("backward"):
+                self.manual_backward(loss)
             loss_sum += loss.detach()
-            stats = part if stats is None else stats + part
+            stats = found if stats is None else stats + found
         assert stats is not None
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        norm = torch.nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
-        if not bool(torch.isfinite(norm)):
-            raise ValueError(
-                f"grpo step {self.optimizer_step_count + 1}: the gradient's norm is {float(norm)}, the step was not "
-                "taken; lower grpo.learning_rate, or use another precision"
-            )
-        optimizer.step()
+        with watch("optimizer"):
+            norm = self._clipped_norm()
+            optimizer.step()
         self.optimizer_step_count += 1
         summed = LossStats(stats.names, self._sum(stats.totals))
-        return {**summed.means(), "loss": float(loss_sum), "grad_norm": float(norm), "learning_rate": rate}
+        loss_mean = float(self._sum(loss_sum)[0]) / self.trainer.world_size
+        return {**summed.means(), "loss": loss_mean, "grad_norm": norm, "learning_rate": rate}
+
+    def _normalizer(self, part: Slice) -> float:
+        """What the step's loss is divided by: it does not depend on how the step is cut into parts."""
+        tokens = sum(float(micro.mask.sum()) for micro in part.micros if micro.mask is not None)
+        here = torch.tensor([float(sum(map(len, part.micros))), tokens], device=self.device)
+        completions, everywhere = self._sum(here).tolist()
+        return step_normalizer(self.objective, completions, everywhere, self.trainer.world_size, tokens)
+
+    def _loss(self, micro: MicroBatch, normalizer: float) -> tuple[Tensor, LossStats]:
+        """The micro-batch's share of the step's loss."""
+        logps, entropy = self.engine.policy(micro)
+        assert micro.advantages is not None and micro.mask is not None
+        if micro.old_logps is None and self.settings.num_iterations > 1:
+            old, micro.old_logps = None, logps.detach()  # the first update's own pass is the policy that sampled
+        else:
+            old = micro.old_logps
+        return grpo_loss(
+            logps,
+            old,
+            micro.ref_logps,
+            micro.advantages,
+            micro.mask,
+            self.objective,
+            normalizer,
+            entropy,
+            micro.importance,
+        )
+
+    def _clipped_norm(self) -> float:
+        """Norm of the gradient before it was clipped.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        norm = float(torch.nn.utils.clip_grad_norm_(trainable, self.settings.max_grad_norm))
+        if not math.isfinite(norm):
+            raise ValueError(
+                f"grpo step {self.optimizer_step_count + 1}: the gradient's norm is {norm}, the step was not "
+                "taken; lower grpo.learning_rate, or use another precision"
+            )
+        return norm
 
     # -- bookkeeping ------------------------------------------------------------------------------
 
     def _sum(self, values: Tensor) -> Tensor:
-        """Sum over the ranks."""
+        """Sum over the ranks, on the device of `values`."""
         if self.trainer.world_size == 1:
             return values
-        return self.trainer.strategy.reduce(values, reduce_op="sum")
+        summed: Tensor = self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum")
+        return summed.to(values.device)
 
-    def _log(
-        self,
-        metrics: dict[str, float],
-        cases: Sequence[Case],
-        images: Sequence[Image.Image],
-        completions: Sequence[Completion],
-    ) -> None:
+    def _gather(self, values: Tensor) -> Tensor:
+        """Rows of all ranks."""
+        if self.trainer.world_size == 1:
+            return values
+        gathered: Any = self.all_gather(values)
+        return gathered.flatten(0, 1)
+
+    def _log(self, metrics: dict[str, float], part: Slice) -> None:
         """One row of this optimizer step in every logger, now and then with a table of samples."""
         self.shown_metrics = metrics
         step = self.optimizer_step_count
         rows = None
         if self.sample_every and (step == 1 or step % self.sample_every == 0):
-            rows = sample_rows(cases, images, completions, self.settings.num_generations)
+            cases = [draw.case for micro in part.micros for draw in micro.draws]
+            images = [self.engine.read_image(case) for case in cases]
+            texts = [text for micro in part.micros for text in decode(self.loaded, micro.rollout)]
+            rows = sample_rows(cases, images, texts, self.settings.num_generations)
         log_step(self.trainer.loggers, metrics, step, rows)
+
+    def on_fit_start(self) -> None:
+        """Open the server that samples, if there is one."""
+        if self.rollouts is not None:
+            self.engine.server = self.rollouts.open(
+                self.global_rank, self.trainer.world_size, self.trainer.strategy.broadcast
+            )
+
+    def on_fit_end(self) -> None:
+        """Give the model back as it was."""
+        self.engine.close()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on what is trainable."""
@@ -242,18 +237,39 @@ class GrpoModule(LightningModule):
         return torch.optim.AdamW(trainable, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Trainable weights and our own counters."""
+        """Trainable weights, our own counters, and the completions that are still to be used, of every rank."""
         keep_trainable(checkpoint, self)
+        mine = None if self.experience is None else buffer.save(self.experience)
+        everyone: list[Any] = [mine]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            everyone = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everyone, mine)
         checkpoint["grpo"] = {
             "optimizer_step_count": self.optimizer_step_count,
             "rollout_count": self.rollout_count,
             "tokens_seen": self.tokens_seen,
+            "experience": everyone,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the counters back."""
-        for name, value in checkpoint["grpo"].items():
+        """Take the counters back; the completions wait until the ranks are known."""
+        state = dict(checkpoint["grpo"])
+        self._stored = state.pop("experience")
+        for name, value in state.items():
             setattr(self, name, int(value))
+
+    def _restore(self) -> None:
+        """The completions of the checkpoint; dropped where it was written by another number of ranks."""
+        stored, self._stored = self._stored, None
+        if stored is None or len(stored) != self.trainer.world_size or stored[self.global_rank] is None:
+            return
+        mine = stored[self.global_rank]
+        assert mine is not None
+        self.experience = buffer.load(mine, self._collector().find, self.device)
+        self.engine.renew_features()
+        for part in self.experience.slices:  # in the order in which they were encoded first
+            for micro in part.micros:
+                self.engine.warm(micro)
 
 
 def learning_rate_factor(step: int, settings: GrpoSettings) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -13,18 +13,22 @@ from cogalign.data.case import Case
 from cogalign.generation.hf import Completion
 
 
-def rollout_metrics(completions: Sequence[Completion]) -> dict[str, float]:
-    """Lengths of the completions in tokens, and the share that was cut off at the length limit."""
-    lengths = [len(c.token_ids) for c in completions]
-    ended = [len(c.token_ids) for c in completions if c.finished] or [0]
+def length_metrics(lengths: Tensor, finished: Tensor) -> dict[str, float]:
+    """Lengths of the completions in tokens [N], and the share that was cut off at the length limit.
+
+    Args:
+        lengths: [N].
+        finished: [N], whether a completion ended by itself.
+    """
+    ended = lengths[finished] if bool(finished.any()) else torch.zeros(1)
     return {
-        "completions/mean_length": fmean(lengths),
-        "completions/min_length": float(min(lengths)),
-        "completions/max_length": float(max(lengths)),
-        "completions/mean_terminated_length": fmean(ended),
-        "completions/min_terminated_length": float(min(ended)),
-        "completions/max_terminated_length": float(max(ended)),
-        "completions/clipped_ratio": fmean([0.0 if c.finished else 1.0 for c in completions]),
+        "completions/mean_length": float(lengths.double().mean()),
+        "completions/min_length": float(lengths.min()),
+        "completions/max_length": float(lengths.max()),
+        "completions/mean_terminated_length": float(ended.double().mean()),
+        "completions/min_terminated_length": float(ended.min()),
+        "completions/max_terminated_length": float(ended.max()),
+        "completions/clipped_ratio": float((~finished).double().mean()),
     }
 
 

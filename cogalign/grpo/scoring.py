@@ -23,9 +23,9 @@ def completion_logps(
     model: Any,
     prompt: Inputs,
     ids: Tensor,
-    group: int,
-    temperature: float,
     mask: Tensor,
+    owner: Tensor,
+    temperature: float,
     start: Prefill | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every token of the completions.
@@ -38,27 +38,35 @@ def completion_logps(
         loaded: gives the family and the tokenizer.
         model: what is scored: the policy, or the reference.
         prompt: tensors of P prompts, left padded.
-        ids: [P * G, T] of the rollout.
-        group: G.
+        ids: [N, T], completions.
+        mask: [N, T], 1 for their tokens.
+        owner: [N], the prompt of each completion.
         temperature: the sampling temperature.
-        mask: [P * G, T] of the rollout.
         start: the prompts as this very model left them, if they ran before.
 
     Returns:
-        Log-probabilities [P * G, T] and, without gradient, entropies [P * G, T] in nats.
+        Log-probabilities [N, T] and, without gradient, entropies [N, T] in nats.
     """
     family, core = loaded.family, core_of(model)
     if not family.shares_prompts(core):
-        owner = torch.arange(len(prompt["input_ids"]), device=ids.device).repeat_interleave(group)
         return plain_logps(family, core, prompt, ids, mask, owner, banned_ids(loaded, ids.device), temperature)
     begun = prefill(family, model, prompt) if start is None else start
-    owner = torch.arange(len(begun.last), device=ids.device).repeat_interleave(group)
+    if bool((owner.diff() < 0).any()):  # completions of one prompt stand together
+        owner, order = owner.sort(stable=True)
+        logps, entropies = completion_logps(loaded, model, prompt, ids[order], mask[order], owner, temperature, begun)
+        back = order.argsort()
+        return logps[back], entropies[back]
     with fused_adapter(model):
         hidden = predicting_states(loaded, core, begun, ids, mask, owner)
     kept = mask.bool()
     head = family.head(core)
     found = hidden_logps(
-        head, hidden[kept], ids[kept], banned_ids(loaded, ids.device), temperature, core.config.get_text_config().vocab_size
+        head,
+        hidden[kept],
+        ids[kept],
+        banned_ids(loaded, ids.device),
+        temperature,
+        core.config.get_text_config().vocab_size,
     )
     logps, entropies = (values.new_zeros(kept.shape).masked_scatter(kept, values) for values in found)
     return logps, entropies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 from PIL import Image
@@ -9,8 +10,12 @@ from torch.utils.data import DataLoader
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.generation.vllm_server import require_adapter
 from cogalign.grpo.mix import PromptSampler
 from cogalign.grpo.module import GrpoModule
+from cogalign.grpo.rewards.build import build_rewards
+from cogalign.grpo.rewards.pool import RewardPool
+from cogalign.grpo.vllm_rollouts import VllmRollouts
 from cogalign.models.adapt import save_checkpoint, set_trainable, train_all
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.recipe import PARTS, Recipe
@@ -79,25 +84,68 @@ def prepare_model(context: StageContext) -> LoadedModel:
     return loaded
 
 
-def build_module(recipe: Recipe, loaded: LoadedModel, cases: PairReader, rank: int, world_size: int) -> GrpoModule:
-    """The LightningModule of one rank."""
+def prompt_sampler(recipe: Recipe, cases: PairReader, stream: str, rank: int, world_size: int) -> PromptSampler:
+    """The prompts of one stream for one rank."""
     settings = recipe.grpo
-    sampler = PromptSampler(
+    return PromptSampler(
         cases.factual.split(SPLIT),
         cases.pools(),
         settings.mix,
         settings.prompts_per_step,
-        derive_seed(recipe.seed, "grpo"),
+        derive_seed(recipe.seed, stream),
         settings.keep_pairs,
         rank,
         world_size,
     )
-    seed = derive_seed(recipe.seed, "sampling")
-    return GrpoModule(loaded, settings, sampler, cases, recipe.data.question, seed, recipe.tracking.sample_every)
+
+
+def build_module(
+    recipe: Recipe,
+    loaded: LoadedModel,
+    cases: PairReader,
+    pool: RewardPool,
+    rank: int = 0,
+    world_size: int = 1,
+    rollouts: VllmRollouts | None = None,
+) -> GrpoModule:
+    """The LightningModule of one rank."""
+    settings = recipe.grpo
+    spare = prompt_sampler(recipe, cases, "replacements", rank, world_size) if settings.dynamic_sampling else None
+    return GrpoModule(
+        loaded,
+        settings,
+        prompt_sampler(recipe, cases, "grpo", rank, world_size),
+        cases,
+        recipe.data.question,
+        derive_seed(recipe.seed, "sampling"),
+        pool,
+        recipe.tracking.sample_every,
+        spare,
+        rollouts,
+    )
+
+
+def open_rollouts(context: StageContext, loaded: LoadedModel, stack: ExitStack) -> VllmRollouts | None:
+    """The server that samples, if the recipe asks for one; `stack` closes it."""
+    settings = context.recipe.grpo
+    if settings.sampler == "hf":
+        return None
+    require_adapter(loaded)
+    rollouts = VllmRollouts(settings.vllm, loaded, context.folder, context.recipe.model.revision)
+    stack.callback(rollouts.close)
+    return rollouts
 
 
 def run(context: StageContext) -> dict[str, Any]:
     """Train, write `adapter/` or `model/` into the stage's folder, and return the last metrics."""
+    settings = context.recipe.grpo
+    rewards = build_rewards(settings)  # a reward that cannot be found ends the run before a model is opened
+    with ExitStack() as stack:
+        pool = stack.enter_context(RewardPool(rewards, settings.reward_workers, settings.reward_timeout))
+        return _run(context, pool, stack)
+
+
+def _run(context: StageContext, pool: RewardPool, stack: ExitStack) -> dict[str, Any]:
     recipe, settings = context.recipe, context.recipe.grpo
     seed_everything(derive_seed(recipe.seed, "grpo"))
     loaded = prepare_model(context)
@@ -113,11 +161,12 @@ def run(context: StageContext) -> dict[str, Any]:
         ],
         loggers=build_loggers(recipe, context),
     )
-    module = build_module(recipe, loaded, open_cases(context), trainer.global_rank, trainer.world_size)
+    rollouts = open_rollouts(context, loaded, stack)
+    module = build_module(recipe, loaded, open_cases(context), pool, trainer.global_rank, trainer.world_size, rollouts)
     say(f"grpo: {settings.prompts_per_step} prompts x {settings.num_generations} completions a step")
-    # the module knows its own position; the loader only counts rollouts
-    rollouts: DataLoader[Any] = DataLoader(range(settings.steps), batch_size=None)  # type: ignore[arg-type]
-    fit_or_resume(trainer, module, rollouts, context.folder, "grpo")
+    # the module knows its own position; the loader only counts optimizer steps
+    steps: DataLoader[Any] = DataLoader(range(settings.steps), batch_size=None)  # type: ignore[arg-type]
+    fit_or_resume(trainer, module, steps, context.folder, "grpo")
     if trainer.is_global_zero:
         readable(save_checkpoint(loaded, context.folder))
     trainer.strategy.barrier("saved")  # no rank goes on to the next stage before the files are there

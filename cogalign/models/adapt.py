@@ -74,6 +74,11 @@ class Reference:
         else:
             self._copy = copy.deepcopy(loaded.model).eval().requires_grad_(False)
 
+    @property
+    def copies(self) -> tuple[Any, ...]:
+        """The frozen copy of the whole model, where there is one."""
+        return () if self._copy is None else (self._copy,)
+
     @contextmanager
     def active(self) -> Iterator[Any]:
         """The reference model, without gradient, inside the block."""

@@ -23,7 +23,7 @@ def fingerprints(things: Sequence[Inputs]) -> list[tuple[object, ...]]:
         return []
     found = torch.stack([_bits(value) for thing in things for value in thing.values()]).tolist()
     sums = iter(found)
-    return [tuple((name, tuple(value.shape), next(sums)) for name, value in thing.items()) for thing in things]
+    return [tuple((name, value.dtype, value.shape, next(sums)) for name, value in thing.items()) for thing in things]
 
 
 class Distinct:

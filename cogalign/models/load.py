@@ -83,7 +83,10 @@ def quiet_transformers() -> None:
 def _open_processor(settings: ModelSettings, name: str) -> Any:
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(name, revision=settings.revision)
+    try:
+        processor = AutoProcessor.from_pretrained(name, revision=settings.revision)
+    except ImportError as error:  # SmolVLM's wants num2words, to write numbers of video frames
+        raise ValueError(f"its processor needs a package that is not installed: {_first_line(error)}") from error
     image = getattr(processor, "image_processor", None)
     if image is None:
         raise ValueError("it has no image processor, so it is no multimodal LLM")

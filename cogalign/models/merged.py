@@ -50,7 +50,9 @@ def fused_adapter(model: Any) -> Iterator[int]:
         The number of layers that were fused.
     """
     parts = [part for part in model.modules() if _can_fold(part)] if hasattr(model, "peft_config") else []
-    fused = [] if torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu") else [p for p in parts if _no_dropout(p)]
+    fused = (
+        [] if torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu") else [p for p in parts if _no_dropout(p)]
+    )
     for part in fused:
         name = part.active_adapters[0]
         part.forward = partial(
@@ -63,18 +65,20 @@ def fused_adapter(model: Any) -> Iterator[int]:
             del part.forward
 
 
-def _added(base: nn.Module, down: nn.Module, up: nn.Module, scaling: float, values: Tensor, *_: Any, **__: Any) -> Tensor:
+def _added(
+    base: Any, down: Any, up: Any, scaling: float, values: Tensor, *_: Any, **__: Any
+) -> Tensor:
     flat = values.reshape(-1, values.shape[-1])
     out: Tensor = base(flat)
-    out.addmm_(down(flat), up.weight.t(), alpha=scaling)  # type: ignore[operator, arg-type]
+    out.addmm_(down(flat), up.weight.t(), alpha=scaling)
     return out.view(*values.shape[:-1], -1)
 
 
-def _no_dropout(part: nn.Module) -> bool:
-    return all(isinstance(drop, nn.Identity) for drop in part.lora_dropout.values())  # type: ignore[operator, union-attr]
+def _no_dropout(part: Any) -> bool:
+    return all(isinstance(drop, nn.Identity) for drop in part.lora_dropout.values())
 
 
-def _can_fold(part: nn.Module) -> bool:
+def _can_fold(part: Any) -> bool:
     """Whether it is a plain LoRA layer on float32 weights with one active adapter."""
     from peft.tuners.lora import Linear
 

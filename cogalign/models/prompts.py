@@ -57,7 +57,7 @@ def distinct_prompts(family: Family, core: Any, prompt: Inputs) -> tuple[Inputs,
     """The prompts that differ in tokens or in images.
 
     Args:
-        family: of the model. Of a family without a class of its own all prompts count as different.
+        family: of the model. Where it does not share prompts, all count as different.
         core: the transformers model.
         prompt: tensors of P prompts.
 
@@ -69,7 +69,7 @@ def distinct_prompts(family: Family, core: Any, prompt: Inputs) -> tuple[Inputs,
     everyone = torch.arange(len(mask), device=mask.device)
     texts = prompt["input_ids"].masked_fill(~mask, -1).tolist()
     tokens = [tuple(token for token in text if token >= 0) for text in texts]
-    if len(set(tokens)) == len(tokens) or not family.image_names:
+    if len(set(tokens)) == len(tokens) or not family.shares_prompts(core):
         return prompt, everyone
     apart = family.split(core, prompt)
     distinct = Distinct()

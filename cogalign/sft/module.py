@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cogalign.models.load import LoadedModel
+from cogalign.models.merged import fused_adapter
 from cogalign.recipe import SftSettings
 from cogalign.training.checkpoints import keep_trainable
 from cogalign.training.tracking import log_step
@@ -35,6 +36,11 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: [B, L], -100 where no loss is taken.
     """
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+def padding_is_behind(mask: Tensor) -> bool:
+    """Whether each row of `mask` [B, L] is ones, then zeros: causal attention needs no such mask."""
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 class SftModule(LightningModule):
@@ -63,9 +69,12 @@ class SftModule(LightningModule):
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         labels = batch["labels"]
         inputs = {name: value for name, value in batch.items() if name != "labels"}
+        if self.loaded.core.config._attn_implementation == "sdpa" and padding_is_behind(batch["attention_mask"]):
+            del inputs["attention_mask"]  # then torch's causal kernel runs, which leaves half of the scores out
         # only the answers' logits are computed: the vocabulary is the widest part of the model
         keep = int((labels != -100).any(0).nonzero()[0]) - 1
-        logits = self.model(**inputs, use_cache=False, logits_to_keep=labels.shape[1] - keep).logits
+        with fused_adapter(self.model):
+            logits = self.model(**inputs, use_cache=False, logits_to_keep=labels.shape[1] - keep).logits
         return answer_loss(logits, labels[:, keep:])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -47,9 +47,9 @@ def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel) -> SftD
         validation = CaseDataset(case_set, case_set.split("validation")[: settings.validation_limit])
     collate = SftCollator(loaded.processor, recipe.data.question, settings.max_length)
     batches = settings.steps * settings.accumulate
-    return SftData(
-        train, validation, collate, settings.batch_size, batches, derive_seed(recipe.seed, "sft"), settings.workers
-    )
+    lengths = collate.text_lengths(train.cases) if settings.group_by_length else None
+    seed = derive_seed(recipe.seed, "sft")
+    return SftData(train, validation, collate, settings.batch_size, batches, seed, settings.workers, lengths)
 
 
 def _sample_writer(recipe: Recipe, data: SftData, loaded: LoadedModel) -> Any:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from peer import settings
 from peer.meter import Meter, memory_mb, reset_peak
 from peer.ours_common import make_trainer, open_model, read_image, write_cases
@@ -18,12 +17,13 @@ from peer.tiny_qwen3vl import TinyConfig
 from torch.utils.data import DataLoader
 
 from cogalign.generation.sampling import end_ids
-from cogalign.grpo import module as engine
 from cogalign.grpo.mix import PromptSampler
 from cogalign.grpo.module import GrpoModule
+from cogalign.grpo.rewards.build import build_rewards
+from cogalign.grpo.rewards.pool import RewardPool
 from cogalign.models.load import LoadedModel
 from cogalign.models.prompts import encode_prompts
-from cogalign.recipe import GrpoSettings, MixSettings
+from cogalign.recipe import CustomReward, GrpoSettings, MixSettings, RewardWeights
 
 
 def never_end(loaded: LoadedModel) -> None:
@@ -49,20 +49,15 @@ def grpo_settings(args: argparse.Namespace) -> GrpoSettings:
         learning_rate=1e-5,
         beta=settings.BETA,
         max_completion_length=args.completion_tokens,
+        reward_weights=RewardWeights(format=0, cognition=0, diagnosis=0),
+        custom_rewards=[CustomReward("peer.reward.even_token_reward")],
     )
-
-
-def even_score(texts: Any, columns: Any, weights: Any, *, completion_ids: Any, **_: Any) -> Any:
-    """The reward of TRL's side in place of the recipe's."""
-    rewards = torch.tensor(settings.even_token_reward(completion_ids))
-    return rewards, rewards[:, None].expand(-1, len(vars(weights)))
 
 
 def instrument(module: GrpoModule, meter: Meter) -> None:
     """Time the module's phases by wrapping its methods."""
-    engine.score = even_score  # type: ignore[assignment]
-    meter.wrap(module, "_sample", "sampling")
-    meter.wrap(module, "_score_all", "scoring")
+    meter.wrap(module.engine, "sample", "sampling")
+    meter.wrap(module.engine, "reference_logps", "scoring")
     meter.wrap(module, "_update", "update")
 
 
@@ -73,14 +68,15 @@ def train(args: argparse.Namespace, cfg: TinyConfig, meter: Meter, folder: Path)
     chosen = grpo_settings(args)
     cases = write_cases(settings.prompts(cfg, args.prompts * chosen.steps), [], folder)
     sampler = PromptSampler(cases, {}, MixSettings(), args.prompts, args.seed)
-    module = GrpoModule(loaded, chosen, sampler, partial(read_image, folder), "", args.seed)
     prompt = encode_prompts(loaded.processor, [read_image(folder, c) for c in cases], [c.question for c in cases])
     prompt_tokens = float(prompt["attention_mask"].sum(1).float().mean())
-    instrument(module, meter)
-    trainer = make_trainer(args, meter, folder, chosen.steps)
-    reset_peak()
-    start = memory_mb()["now"]
-    trainer.fit(module, DataLoader(range(chosen.steps), batch_size=None))  # type: ignore[arg-type]
+    with RewardPool(build_rewards(chosen), chosen.reward_workers, chosen.reward_timeout) as pool:
+        module = GrpoModule(loaded, chosen, sampler, partial(read_image, folder), "", args.seed, pool)
+        instrument(module, meter)
+        trainer = make_trainer(args, meter, folder, chosen.steps)
+        reset_peak()
+        start = memory_mb()["now"]
+        trainer.fit(module, DataLoader(range(chosen.steps), batch_size=None))  # type: ignore[arg-type]
     length = module.shown_metrics["completions/mean_length"]
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return {

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peer import settings
 from peer.meter import Meter, count_processor, count_vision, memory_mb, reset_peak
+from peer.reward import even_token_reward
 from peer.tiny_qwen3vl import TinyConfig, build
 from peer.trl_common import StepEnd, lora, prompt_table
 from trl import GRPOConfig, GRPOTrainer
@@ -68,7 +69,7 @@ def train(args: argparse.Namespace, cfg: TinyConfig, meter: Meter, folder: str) 
     trainer = GRPOTrainer(
         model=model,
         processing_class=processor,
-        reward_funcs=settings.even_token_reward,
+        reward_funcs=even_token_reward,
         args=make_config(args, folder),
         train_dataset=prompt_table(settings.prompts(cfg, count)),
         peft_config=lora(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
@@ -12,8 +13,11 @@ from cogalign.generation.plain import warn_plain
 from cogalign.grpo import scoring
 from cogalign.grpo.plain import rounds
 from cogalign.grpo.scoring import completion_logps
+from cogalign.models.adapt import add_lora
+from cogalign.models.features import shared_image_features
 from cogalign.models.load import LoadedModel
 from cogalign.models.packing import PackedAttention
+from cogalign.recipe import LoraSettings
 from tests.families.whole import Batch, Rows, batch_of, error, whole_logps
 
 TOLERANCE, TEMPERATURE = 1e-5, 0.7
@@ -42,10 +46,18 @@ def expected(loaded: LoadedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor,
     return _EXPECTED[key]
 
 
-def check(loaded: LoadedModel, batch: Batch) -> None:
+def scored(loaded: LoadedModel, batch: Batch, temperature: float, order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """By the package; with `order` [N] the completions are given in another order than that of their prompts."""
+    owner = torch.arange(len(batch.alone)).repeat_interleave(batch.group)
+    order = torch.arange(len(owner)) if order is None else order
     logps, entropies = completion_logps(
-        loaded, loaded.model, batch.prompt, batch.ids, batch.group, TEMPERATURE, batch.mask
+        loaded, loaded.model, batch.prompt, batch.ids[order], batch.mask[order], owner[order], temperature
     )
+    return logps[order.argsort()], entropies[order.argsort()]
+
+
+def check(loaded: LoadedModel, batch: Batch, order: Tensor | None = None) -> None:
+    logps, entropies = scored(loaded, batch, TEMPERATURE, order)
     loss = loss_of(logps, batch)
     wanted_logps, wanted_entropies, wanted_loss, wanted = expected(loaded, batch)
     assert logps.shape == batch.ids.shape and not entropies.requires_grad
@@ -73,7 +85,41 @@ def test_shared_prompts_give_the_scores_and_gradients_of_whole_sequences(
     monkeypatch.setattr(scoring, "PackedAttention", partial(PackedAttention, merge=merge))
     batch = batch_of(adapted_twin, image_rows[:3], group, side)
     assert len(set(batch.prompt["attention_mask"].sum(1).tolist())) == 3
-    check(adapted_twin, batch)
+    mixed = torch.randperm(len(batch.ids), generator=torch.Generator().manual_seed(0))
+    check(adapted_twin, batch, mixed if side == "right" else None)
+
+
+def test_an_adapter_is_scored_as_in_whole_sequences(twin: LoadedModel, image_rows: Rows) -> None:
+    own = add_lora(LoadedModel(copy.deepcopy(twin.model), twin.processor, twin.family), LoraSettings(r=4), seed=1)
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in own.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+    own.model.eval()
+    batch = batch_of(own, image_rows[:2], 2)
+    wanted_logps = whole_logps(own, batch, 1.0)[0]
+    assert error(whole_logps(twin, batch, 1.0)[0], wanted_logps) > 0.01
+    with shared_image_features(own) as features:
+        logps = scored(own, batch, 1.0)[0]
+    assert bool(features.images_encoded) == own.family.shares_prompts(own.core)
+    assert error(logps, wanted_logps) <= TOLERANCE
+    chosen = [parameter for parameter in own.model.parameters() if parameter.requires_grad]
+    found, wanted = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss_of(each, batch), chosen)])
+        for each in (logps, wanted_logps)
+    )
+    assert error(found, wanted) <= TOLERANCE
+
+
+def test_gradient_checkpointing_is_refused_where_prompts_are_shared(
+    adapted_twin: LoadedModel, image_rows: Rows
+) -> None:
+    own = LoadedModel(copy.deepcopy(adapted_twin.model), adapted_twin.processor, adapted_twin.family)
+    own.model.gradient_checkpointing_enable()
+    own.model.train()
+    batch = batch_of(own, image_rows[:1], 2)
+    with pytest.raises(TypeError, match="no keys and values after the prompts, as with gradient checkpointing"):
+        scored(own, batch, 1.0)
 
 
 @pytest.mark.parametrize("group", [1, 3])
@@ -91,7 +137,7 @@ def test_the_plain_path_says_once_what_it_costs(
     batch = batch_of(gemma, image_rows[:1], 1)
     for _ in range(2):
         with torch.no_grad():
-            completion_logps(gemma, gemma.model, batch.prompt, batch.ids, 1, 1.0, batch.mask)
+            completion_logps(gemma, gemma.model, batch.prompt, batch.ids, batch.mask, torch.arange(1), 1.0)
     said = capsys.readouterr().err
     assert said.count("gemma3: prompts of this kind of model are not shared") == 1
     assert "once for every completion, in sampling and again in every scoring pass" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -128,6 +129,13 @@ def test_the_guard_does_not_end_a_group_that_is_not_its_own() -> None:
 def test_a_url_that_is_none_is_an_error(adapted: LoadedModel, tmp_path: Path, url: str) -> None:
     with pytest.raises(ValueError, match=r"grpo\.vllm\.url: found '" + url):
         VllmServer(VllmSettings(url=url), adapted, tmp_path)
+
+
+def test_without_a_python_that_holds_vllm_the_error_says_so(adapted: LoadedModel, tmp_path: Path) -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed beside cogalign")
+    with pytest.raises(FileNotFoundError, match=r"grpo\.vllm\.python: found null and no vLLM.*docs/vllm\.md"):
+        VllmServer(VllmSettings(), adapted, tmp_path)
 
 
 def test_a_python_that_is_not_there_is_an_error(adapted: LoadedModel, tmp_path: Path) -> None:

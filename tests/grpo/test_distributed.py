@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from cogalign.grpo import module as module_file
 from cogalign.grpo.module import GrpoModule
 from cogalign.grpo.stage import run as grpo
 from cogalign.recipe import *
@@ -21,36 +20,31 @@ from cogalign.sft.stage import run as sft
 from cogalign.training.context import StageContext
 
 
-def score(completions, columns, weights, **_):
-    single = torch.tensor([[len(text) / 20, -text.count(" ") / 4, 0.0] for text in completions])
-    return single.sum(1), single
-
-
-def update(self, micros):
-    result = real(self, micros)
+def update(self, *arguments):
+    result = real(self, *arguments)
     total = sum(p.double().abs().sum().item() for p in self.parameters() if p.requires_grad)
     with open(Path(out) / f"rank{self.global_rank}.txt", "a") as file:
         print(self.optimizer_step_count, repr(total), result["grad_norm"], result["kl"], file=file)
     return result
 
 
-module_file.score = score
 real, GrpoModule._update = GrpoModule._update, update
 data, out = sys.argv[1:]
-recipe = Recipe(
-    out=out,
-    model=ModelSettings(name="tiny-random", dtype="float32"),
-    data=DataSettings(case_set=data),
-    sft=SftSettings(steps=1, batch_size=2, validate_every=1, validation_limit=4),
-    grpo=GrpoSettings(
-        steps=3, prompts_per_step=6, num_generations=3, micro_batch=2, num_iterations=2, learning_rate=2e-3,
-        max_completion_length=5,
-    ),
-    trainer=TrainerSettings(accelerator="cpu", devices=2, strategy="ddp", precision="32-true"),
-    tracking=TrackingSettings(wandb=False, sample_every=0),
-)
-for stage, run in (("sft", sft), ("grpo", grpo)):
-    run(StageContext(recipe, Path(out), stage))
+if __name__ == "__main__":  # the workers that compute rewards import this file too
+    recipe = Recipe(
+        out=out,
+        model=ModelSettings(name="tiny-random", dtype="float32"),
+        data=DataSettings(case_set=data),
+        sft=SftSettings(steps=1, batch_size=2, validate_every=1, validation_limit=4),
+        grpo=GrpoSettings(
+            steps=3, prompts_per_step=6, num_generations=3, micro_batch=2, num_iterations=2, learning_rate=2e-3,
+            max_completion_length=5, custom_rewards=[CustomReward("tests.grpo.longer.longer_reward")],
+        ),
+        trainer=TrainerSettings(accelerator="cpu", devices=2, strategy="ddp", precision="32-true"),
+        tracking=TrackingSettings(wandb=False, sample_every=0),
+    )
+    for stage, run in (("sft", sft), ("grpo", grpo)):
+        run(StageContext(recipe, Path(out), stage))
 """
 
 

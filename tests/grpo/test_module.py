@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +8,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cogalign.cognition.report import HEADINGS
 from cogalign.data.case import Case
 from cogalign.data.caseset import read_case_set
-from cogalign.generation.hf import Completion
 from cogalign.generation.sampling import Rollout
+from cogalign.grpo.experience import Draw, MicroBatch, Prompts, Slice
+from cogalign.grpo.judge import reward_columns
 from cogalign.grpo.mix import PromptSampler
-from cogalign.grpo.module import GrpoModule, MicroBatch, learning_rate_factor
+from cogalign.grpo.module import GrpoModule, learning_rate_factor
+from cogalign.grpo.rewards.pool import RewardPool
 from cogalign.models.load import LoadedModel
 from cogalign.models.prompts import encode_prompts, pad_completions
-from cogalign.recipe import GrpoSettings, MixSettings, RewardWeights
+from cogalign.recipe import GrpoSettings, MixSettings
+from cogalign.training.stopwatch import Stopwatch
 
 QUESTION = "Based on the image, what is the diagnosis?"
 
 
+class OneProcess:
+    """What the module asks of Lightning's trainer."""
+
+    world_size = 1
+
+
 class Alone(GrpoModule):
     """The module without a trainer, with plain gradient descent: the change of a weight is its gradient."""
+
+    trainer = OneProcess()  # type: ignore[assignment]
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         if not hasattr(self, "descent"):
@@ -33,20 +43,32 @@ class Alone(GrpoModule):
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         loss.backward()
 
-    def _sum(self, values: Tensor) -> Tensor:
-        return values
+    def update(self, micros: list[MicroBatch]) -> dict[str, float]:
+        return self._update(Slice(micros), Stopwatch())
 
 
-def build(loaded: LoadedModel, phantom_set: Path, seed: int = 1, **fields: Any) -> Alone:
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RewardPool]:
+    """No worker is started before the first batch."""
+    with RewardPool({}, 1, 30.0) as made:
+        yield made
+
+
+def build(loaded: LoadedModel, phantom_set: Path, pool: RewardPool, seed: int = 1, **fields: Any) -> Alone:
     case_set = read_case_set(phantom_set)
     defaults = {"prompts_per_step": 4, "num_generations": 3, "max_completion_length": 6, "learning_rate": 1e-3}
     settings = GrpoSettings(**(defaults | {"steps": 10, "max_grad_norm": 1e9, "warmup_share": 0.0} | fields))
     sampler = PromptSampler(case_set.split("train"), {}, MixSettings(), settings.prompts_per_step, seed)
-    return Alone(loaded, settings, sampler, case_set.image, QUESTION, seed)
+    return Alone(loaded, settings, sampler, case_set.image, QUESTION, seed, pool)
 
 
 def fixed_micros(
-    module: Alone, images: Sequence[Image.Image], questions: Sequence[str], size: int, group: int = 3
+    module: Alone,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    size: int,
+    group: int = 3,
+    order: Sequence[int] | None = None,
 ) -> list[MicroBatch]:
     """Always the same ragged completions and advantages for some prompts, in micro-batches of `size` prompts."""
     generator = torch.Generator().manual_seed(0)
@@ -55,17 +77,18 @@ def fixed_micros(
         for _ in range(group * len(images))
     ]
     advantages = torch.randn(len(rows), generator=generator)
+    places = list(order) if order is not None else list(range(len(images)))
     micros = []
     for first in range(0, len(images), size):
-        part = slice(first * group, (first + size) * group)
-        ids, mask = pad_completions(rows[part], 0)
-        prompt = encode_prompts(module.loaded.processor, images[first : first + size], questions[first : first + size])
-        texts = [Completion("", tuple(row), True) for row in rows[part]]
-        micro = MicroBatch(prompt, Rollout(ids, mask, torch.ones(len(texts), dtype=torch.bool)), texts)
-        micro.advantages = advantages[part]
+        part = places[first : first + size]
+        chosen = [place * group + k for place in part for k in range(group)]
+        ids, mask = pad_completions([rows[row] for row in chosen], 0)
+        inputs = encode_prompts(module.loaded.processor, [images[p] for p in part], [questions[p] for p in part])
+        draws = [Draw(Case(str(p), "images/a.png", ("polyp",), "train"), (0, 0, p)) for p in part]
+        rollout = Rollout(ids, mask, torch.ones(len(ids), dtype=torch.bool))
+        micro = MicroBatch(draws, rollout, Prompts(inputs, torch.arange(len(part))), mask, advantages[chosen])
+        micro.ref_logps = module.engine.reference_logps(micro)
         micros.append(micro)
-    for micro in micros:
-        module._score_all(micro)
     return micros
 
 
@@ -78,17 +101,17 @@ def copy_of(loaded: LoadedModel) -> LoadedModel:
 
 
 def test_an_update_does_not_depend_on_the_micro_batches(
-    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+    adapted: LoadedModel, phantom_set: Path, pool: RewardPool, pictures: list[Image.Image], questions: list[str]
 ) -> None:
     images, asked = (pictures * 2)[:7], (questions * 2)[:7]
     results = []
     for size in (7, 2, 8):
-        module = build(copy_of(adapted), phantom_set, num_iterations=2)
+        module = build(copy_of(adapted), phantom_set, pool, num_iterations=2)
         micros = fixed_micros(module, images, asked, size)
         assert len(micros) == -(-7 // size)
-        updates = [module._update(micros) for _ in range(2)]
+        updates = [module.update(micros) for _ in range(2)]
         results.append((updates, weights(module)))
-    start = weights(build(copy_of(adapted), phantom_set))
+    start = weights(build(copy_of(adapted), phantom_set, pool))
     (updates, expected), *others = results
     for found_updates, found in others:
         for name, value in expected.items():
@@ -101,11 +124,11 @@ def test_an_update_does_not_depend_on_the_micro_batches(
 
 
 def test_the_divergence_is_zero_before_the_first_step_and_positive_after_it(
-    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+    adapted: LoadedModel, phantom_set: Path, pool: RewardPool, pictures: list[Image.Image], questions: list[str]
 ) -> None:
-    module = build(adapted, phantom_set, num_iterations=2)
+    module = build(adapted, phantom_set, pool, num_iterations=2)
     micros = fixed_micros(module, pictures, questions, 2)
-    first, second = module._update(micros), module._update(micros)
+    first, second = module.update(micros), module.update(micros)
     assert first["kl"] == 0 and first["clip_ratio/region_mean"] == 0
     assert second["kl"] > 1e-8
     assert first["grad_norm"] > 0 and first["entropy"] > 0
@@ -113,14 +136,14 @@ def test_the_divergence_is_zero_before_the_first_step_and_positive_after_it(
 
 
 def test_an_update_makes_better_completions_likelier(
-    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+    adapted: LoadedModel, phantom_set: Path, pool: RewardPool, pictures: list[Image.Image], questions: list[str]
 ) -> None:
-    module = build(adapted, phantom_set, beta=0.0, num_iterations=2, learning_rate=1e-2)
+    module = build(adapted, phantom_set, pool, beta=0.0, num_iterations=2, learning_rate=1e-2)
     micros = fixed_micros(module, pictures, questions, 4)
-    assert module.reference is None and micros[0].ref_logps is None
-    module._update(micros)
+    assert module.engine.reference is None and micros[0].ref_logps is None
+    module.update(micros)
     with torch.no_grad():
-        after = module._logps(module.model, micros[0])[0]
+        after = module.engine.old_logps(micros[0])
     mask, advantages = micros[0].rollout.mask, micros[0].advantages
     assert micros[0].old_logps is not None and advantages is not None
     gain = ((after - micros[0].old_logps) * mask).sum(1) / mask.sum(1)
@@ -128,64 +151,48 @@ def test_an_update_makes_better_completions_likelier(
 
 
 def test_a_gradient_that_is_not_finite_stops_with_the_weights_as_they_were(
-    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+    adapted: LoadedModel, phantom_set: Path, pool: RewardPool, pictures: list[Image.Image], questions: list[str]
 ) -> None:
-    module = build(adapted, phantom_set)
+    module = build(adapted, phantom_set, pool)
     micros = fixed_micros(module, pictures, questions, 4)
     before = weights(module)
     assert micros[0].advantages is not None
     micros[0].advantages[0] = torch.inf
     with pytest.raises(ValueError, match=r"grpo step 1: the gradient's norm is (nan|inf), the step was not taken"):
-        module._update(micros)
+        module.update(micros)
     assert module.optimizer_step_count == 0
     assert all(torch.equal(value, before[name]) for name, value in weights(module).items())
 
 
-def test_what_is_sampled_depends_on_seed_rollout_and_part_alone(adapted: LoadedModel, phantom_set: Path) -> None:
-    def draw(seed: int, rollout: int, part: int) -> list[tuple[int, ...]]:
-        module = build(adapted, phantom_set, seed=seed, beta=0.0)
-        module.rollout_count = rollout
-        cases = module.sampler.step(0)
-        torch.rand(seed + part)
-        micro = module._sample(cases, [module.read_image(case) for case in cases], part)
-        return [c.token_ids for c in micro.completions]
+def test_what_is_sampled_depends_on_the_seed_alone(adapted: LoadedModel, phantom_set: Path, pool: RewardPool) -> None:
+    def draw(seed: int, shift: int) -> list[tuple[int, ...]]:
+        module = build(adapted, phantom_set, pool, seed=1, beta=0.0)
+        draws = [Draw(case, (0, 0, place)) for place, case in enumerate(module.sampler.step(0))]
+        torch.rand(seed + shift)
+        micro = module.engine.sample(draws, seed, keep_start=bool(shift))
+        return [tuple(row) for row in micro.rollout.ids.tolist()]
 
-    first = draw(1, 0, 0)
+    first = draw(1, 0)
     assert len(first) == 12 and len(set(first)) == 12
-    assert draw(1, 0, 0) == first
-    assert all(draw(*other) != first for other in ((1, 1, 0), (1, 0, 1)))
+    assert draw(1, 1) == first != draw(2, 0)
 
 
-def text(diagnosis: str, location: str = "Colon, white light, clear view.") -> str:
-    bodies = (location, "Sessile elevated lesion, Paris Is.", "Smooth surface with dilated capillaries.")
-    lines = [line for pair in zip(HEADINGS.values(), bodies, strict=True) for line in pair]
-    return "\n".join([*lines, f"The diagnosis result is {diagnosis}."])
-
-
-def test_the_reward_of_completions_made_by_hand(adapted: LoadedModel, phantom_set: Path) -> None:
-    keywords = {
-        "location": ["colon", "white light", "clear"],
-        "morphology": ["sessile", "elevated", "paris is"],
-        "microvasculature": ["smooth", "dilated", "capillaries"],
-    }
-    polyp = Case("a", "images/a.png", ("polyp",), "train", keywords=keywords)
-    ulcer = Case("b", "images/b.png", ("ulcer",), "train", keywords=keywords)
-    module = build(adapted, phantom_set, beta=0.0, num_generations=2, reward_weights=RewardWeights(1.0, 1.0, 2.0))
-    texts = [text("Polyp"), text("Polyp", "Stomach."), text("Polyp"), "The diagnosis result is Ulcer."]
-    totals, single = module._reward([polyp, ulcer], [Completion(t, (1, 2), True) for t in texts])
-    expected = [[1, 1, 1], [1, 6 / 9, 1], [1, 1, 0], [0, 0, 1]]
-    torch.testing.assert_close(single, torch.tensor(expected, dtype=torch.float32))
-    torch.testing.assert_close(totals, torch.tensor([4, 3 + 6 / 9, 2, 2]))
+def test_rewards_see_plain_values_of_the_case(phantom_set: Path) -> None:
+    cases = read_case_set(phantom_set).split("train")[:2]
+    columns = reward_columns(cases)
+    assert columns["findings"] == [list(case.findings) for case in cases]
+    assert columns["id"] == [case.id for case in cases] and columns["intervention"] == [None, None]
+    assert all(len(values) == 2 for values in columns.values())
 
 
 def test_tokens_of_prompts_count_for_every_completion(
-    adapted: LoadedModel, phantom_set: Path, pictures: list[Image.Image], questions: list[str]
+    adapted: LoadedModel, phantom_set: Path, pool: RewardPool, pictures: list[Image.Image], questions: list[str]
 ) -> None:
-    module = build(adapted, phantom_set, beta=0.0)
+    module = build(adapted, phantom_set, pool, beta=0.0)
     micros = fixed_micros(module, pictures, questions, 3)
     prompts = sum(int(encode_prompts(adapted.processor, [i], [q])["attention_mask"].sum())
                   for i, q in zip(pictures, questions, strict=True))  # fmt: skip
-    completions = sum(len(c.token_ids) for micro in micros for c in micro.completions)
+    completions = sum(int(micro.rollout.mask.sum()) for micro in micros)
     assert module._tokens(micros) == 3 * prompts + completions
 
 
@@ -198,14 +205,14 @@ def test_the_learning_rate_warms_up_and_stays_or_decays() -> None:
 
 
 def test_a_checkpoint_holds_the_policy_and_the_counters_and_no_reference(
-    adapted: LoadedModel, phantom_set: Path
+    adapted: LoadedModel, phantom_set: Path, pool: RewardPool
 ) -> None:
-    module = build(adapted, phantom_set)
+    module = build(adapted, phantom_set, pool)
     module.optimizer_step_count, module.rollout_count, module.tokens_seen = 7, 4, 99
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     assert set(checkpoint["state_dict"]) == set(weights(module))
     assert all(".default." in name for name in checkpoint["state_dict"])
-    other = build(adapted, phantom_set, beta=0.0)
+    other = build(adapted, phantom_set, pool, beta=0.0)
     other.on_load_checkpoint(checkpoint)
     assert (other.optimizer_step_count, other.rollout_count, other.tokens_seen) == (7, 4, 99)

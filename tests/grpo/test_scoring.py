@@ -59,7 +59,8 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def scored(loaded: LoadedModel, model: Any, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-    return completion_logps(loaded, model, batch.prompt, batch.ids, batch.group, temperature, batch.mask)
+    owner = torch.arange(len(batch.ids)) // batch.group
+    return completion_logps(loaded, model, batch.prompt, batch.ids, batch.mask, owner, temperature)
 
 
 def gradients(loaded: LoadedModel, logps: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -5,20 +5,18 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from cogalign.data.caseset import read_case_set
-from cogalign.grpo import module as module_file
 from cogalign.grpo.module import GrpoModule
 from cogalign.grpo.stage import open_cases, run
 from cogalign.models.load import load_model
 from cogalign.recipe import (
+    CustomReward,
     DataSettings,
     GrpoSettings,
     MixSettings,
@@ -37,18 +35,9 @@ TRL_NAMES = {
     "completions/clipped_ratio", "completions/mean_terminated_length", "completions/min_terminated_length",
     "completions/max_terminated_length", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean",
 }  # fmt: skip
+REWARDS = ("format", "cognition", "diagnosis", "longer_reward")
+PHASES = ("sampling", "rewards", "scoring", "forward", "backward", "optimizer")
 MIX = MixSettings(factual=0.5, removal=0.2, control=0.2, transplant=0.1)
-
-
-@pytest.fixture(autouse=True)
-def reward_by_length_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights earn none of the paper's rewards; here long texts with few spaces are better."""
-
-    def score(completions: Sequence[str], columns: Any, weights: Any, **_: Any) -> tuple[Tensor, Tensor]:
-        single = torch.tensor([[len(text) / 20, -text.count(" ") / 4, 0.0] for text in completions])
-        return single.sum(1), single
-
-    monkeypatch.setattr(module_file, "score", score)
 
 
 @pytest.fixture
@@ -69,7 +58,8 @@ def make(base_folder: Path, phantom_set: Path, sft_folder: Path, counterfactuals
             "max_completion_length": 6,
             "top_p": 0.95,
             "mix": MIX,
-            "checkpoint_every": 2,
+            "custom_rewards": [CustomReward("tests.grpo.longer.longer_reward")],
+            "checkpoint_every": 1,
         } | fields
         recipe = Recipe(
             out=str(out),
@@ -91,7 +81,7 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 def same_rows(a: Path, b: Path) -> bool:
     def timeless(out: Path) -> list[dict[str, str]]:
-        return [{name: value for name, value in row.items() if not name.endswith("_time")} for row in rows(out)]
+        return [{name: value for name, value in row.items() if "time" not in name} for row in rows(out)]
 
     return timeless(a) == timeless(b)
 
@@ -100,43 +90,69 @@ def adapter(out: Path) -> bytes:
     return (out / "grpo/adapter/adapter_model.safetensors").read_bytes()
 
 
-def stop_at(patch: pytest.MonkeyPatch, rollout: int, how: str) -> None:
-    """Let rollout `rollout` (from 0) of the next run end in a signal or a crash between its two updates."""
+def stop_at(patch: pytest.MonkeyPatch, step: int, how: str) -> None:
+    """Let the next run end in a signal or a crash in its optimizer step `step` (from 0)."""
     real = GrpoModule._update
 
-    def update(self: GrpoModule, micros: Any) -> dict[str, float]:
-        if self.optimizer_step_count == 2 * rollout + 1:
+    def update(self: GrpoModule, *arguments: Any) -> dict[str, float]:
+        if self.optimizer_step_count == step:
             if how == "crash":
                 raise RuntimeError("the power is gone")
             os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, micros)
+        return real(self, *arguments)
 
     patch.setattr(GrpoModule, "_update", update)
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = run(make(tmp_path / "whole"))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_iterations": 2},
+        {"num_iterations": 2, "steps_per_generation": 2, "objective": "gspo", "scale_rewards": "batch"},
+        {"steps_per_generation": 2, "dynamic_sampling": 2, "aggregation": "gdpo", "objective": "dapo"},
+    ],
+    ids=["mu", "mu and slices", "dynamic sampling"],
+)
+def test_a_run_stopped_inside_a_generation_goes_on_bit_for_bit(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    metrics = run(make(tmp_path / "whole", **fields))
     assert metrics["steps"] == 5 and metrics["kl"] > 0 and metrics["frac_reward_zero_std"] < 1
-    for how, rollout in (("signal", 0), ("crash", 1)):
+    for how, step in (("signal", 0), ("crash", 3)):
         out = tmp_path / how
         with monkeypatch.context() as patch:
-            stop_at(patch, rollout, how)
+            stop_at(patch, step, how)
             with pytest.raises(Interrupted if how == "signal" else RuntimeError):
-                run(make(out))
+                run(make(out, **fields))
         torch.manual_seed(99)
-        assert run(make(out)) == metrics
+        assert run(make(out, **fields)) == metrics
         assert adapter(out) == adapter(tmp_path / "whole")
         assert same_rows(out, tmp_path / "whole")
     assert adapter(tmp_path / "whole") != (tmp_path / "whole/sft/adapter/adapter_model.safetensors").read_bytes()
 
 
+def test_the_completions_of_an_unfinished_generation_are_in_the_checkpoint(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 0, "signal")
+        with pytest.raises(Interrupted, match="step 1 is saved"):
+            run(make(tmp_path))
+    state = torch.load(tmp_path / "grpo/checkpoints/last.ckpt", weights_only=True)["grpo"]
+    experience = state["experience"][0]
+    assert (state["rollout_count"], experience["used"], experience["iterations"]) == (1, 1, 2)
+    micros = experience["slices"][0]["micros"]
+    assert sum(len(micro["rollout.ids"]) for micro in micros) == 15
+    assert all(micro["old_logps"] is not None and micro["ref_logps"] is not None for micro in micros)
+
+
 def test_with_one_update_a_rollout_a_stopped_run_goes_on_too(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fields = {"steps": 3, "num_iterations": 1, "checkpoint_every": 100}
+    fields: dict[str, Any] = {"steps": 3, "num_iterations": 1, "checkpoint_every": 100}
     metrics = run(make(tmp_path / "whole", **fields))
     with monkeypatch.context() as patch:
-        stop_at(patch, 0, "signal")
+        stop_at(patch, 1, "signal")
         with pytest.raises(Interrupted, match="step 2 is saved"):
             run(make(tmp_path / "stopped", **fields))
     assert run(make(tmp_path / "stopped", **fields)) == metrics
@@ -150,8 +166,11 @@ def test_metrics_have_trls_names_and_the_divergence_begins_at_zero(make: Any, tm
         "step",
         "rewards/cognition/std",
         "rewards/diagnosis/std",
-        "sampling_time",
-        "update_time",
+        "rewards/longer_reward/mean",
+        "rewards/longer_reward/std",
+        "images_encoded",
+        *(f"rewards/{name}/{kind}" for name in REWARDS for kind in ("missing", "time")),
+        *(f"time/{phase}" for phase in PHASES),
     }
     assert [row["step"] for row in table] == ["1", "2", "3"]
     assert float(table[0]["kl"]) == 0 and all(float(row["kl"]) > 0 for row in table[1:])

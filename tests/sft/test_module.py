@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from cogalign.data.caseset import read_case_set
 from cogalign.data.collator import SftCollator
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import SftSettings
-from cogalign.sft.module import SftModule, answer_loss, warmup_cosine
+from cogalign.sft.module import SftModule, answer_loss, padding_is_behind, warmup_cosine
 
 
 def test_the_loss_is_the_mean_over_the_answers_tokens() -> None:
@@ -41,6 +42,56 @@ def test_leaving_out_the_prompts_logits_changes_no_loss_and_no_gradient(
     for found, wanted in zip(gradients, torch.autograd.grad(expected, trained), strict=True):
         assert (found - wanted).norm() <= 1e-5 * wanted.norm()
     torch.testing.assert_close(adapted.model(**batch).loss, expected, rtol=1e-5, atol=0)  # transformers' own
+
+
+@pytest.mark.parametrize("layout", ["right", "left"])
+def test_padding_changes_neither_loss_nor_gradient_and_behind_it_needs_no_mask(
+    adapted: LoadedModel, phantom_set: Path, layout: str
+) -> None:
+    case_set = read_case_set(phantom_set)
+    answers = (
+        "A wall.",
+        "A round polyp with a smooth surface, left of the middle.",
+        "A wall and a fold.",
+    )
+    samples = [
+        (replace(case, answer=answer), case_set.image(case))
+        for case, answer in zip(case_set.split("train"), answers, strict=False)
+    ]
+    collate = SftCollator(adapted.processor, "What?", 2048)
+    module = SftModule(adapted, SftSettings())
+    trained = [p for p in adapted.model.parameters() if p.requires_grad]
+    total, summed = 0, [torch.zeros_like(p) for p in trained]
+    expected = 0.0
+    for sample in samples:  # one by one there is no padding
+        alone = collate([sample])
+        count = int((alone["labels"] != -100).sum())
+        loss = module._loss(alone)
+        for have, gradient in zip(summed, torch.autograd.grad(loss, trained), strict=True):
+            have += count * gradient
+        total, expected = total + count, expected + count * float(loss.detach())
+    batch = collate(samples)
+    assert len(set(batch["attention_mask"].sum(1).tolist())) == 3
+    if layout == "left":
+        order = batch["attention_mask"].argsort(dim=1, stable=True)
+        tokens = batch["input_ids"].shape
+        batch = {name: v.gather(1, order) if v.shape == tokens else v for name, v in batch.items()}
+    masks: list[bool] = []
+    handle = adapted.core.model.register_forward_pre_hook(
+        lambda _, args, kwargs: masks.append(kwargs.get("attention_mask") is not None), with_kwargs=True
+    )
+    loss = module._loss(batch)
+    handle.remove()
+    assert masks == [layout == "left"]
+    assert float(loss.detach()) == pytest.approx(expected / total, rel=1e-5)
+    for found, wanted in zip(torch.autograd.grad(loss, trained), summed, strict=True):
+        assert (found - wanted / total).norm() <= 1e-5 * (wanted / total).norm()
+
+
+def test_only_masks_of_ones_then_zeros_are_behind() -> None:
+    assert padding_is_behind(torch.tensor([[1, 1, 1], [1, 0, 0]]))
+    assert not padding_is_behind(torch.tensor([[1, 1, 1], [0, 1, 1]]))
+    assert not padding_is_behind(torch.tensor([[1, 0, 1]]))
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:

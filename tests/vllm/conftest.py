@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,11 +30,16 @@ def vllm_settings() -> VllmSettings:
 
 
 def shake_adapter(loaded: LoadedModel, seed: int) -> None:
-    """Give the adapter weights that are not zero."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in loaded.model.named_parameters():
         if "lora_B" in name:
             parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def shake() -> Callable[[LoadedModel, int], None]:
+    """Gives an adapter weights that are not zero, from a seed."""
+    return shake_adapter
 
 
 @pytest.fixture(scope="module")

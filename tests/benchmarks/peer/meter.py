@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -57,11 +57,11 @@ class Meter:
         self._last = dict(self.total)
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def end_step(self) -> None:
-        """Close a step: keep what each total gained since the last call."""
+    def end_step(self, also: Mapping[str, float] | None = None) -> None:
+        """Close a step: keep what each total gained since the last call, and what else is known of the step."""
         gained = {name: value - self._last.get(name, 0.0) for name, value in self.total.items()}
         seconds = {"step_wall_s": time.perf_counter() - self._wall, "step_s": time.process_time() - self._cpu}
-        self.steps.append({**seconds, **gained})
+        self.steps.append({**seconds, **gained, **(also or {})})
         self.start()
 
 

@@ -34,7 +34,8 @@ class StepEnd(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         step = optimizer_steps(trainer, pl_module)
         if step != self._seen:
-            self.meter.end_step()
+            metrics: dict[str, float] = getattr(pl_module, "shown_metrics", {})
+            self.meter.end_step({name: value for name, value in metrics.items() if name.startswith("time/")})
             self._seen = step
 
 

@@ -96,11 +96,6 @@ def answers(tokenizer: Any, count: int, low: int, high: int, seed: int, reserved
     return ["".join(rng.choice(fillers, length - reserved)) for length in lengths]
 
 
-def even_token_reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """The share of even token ids in a completion (TRL's protocol)."""
-    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
-
-
 def write_result(side: str, args: argparse.Namespace, meter: Meter, start_mb: float, extra: dict[str, Any]) -> None:
     """Print the measurements of one side as one JSON object on stdout."""
     peak = memory_mb()["peak"]

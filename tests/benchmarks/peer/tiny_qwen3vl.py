@@ -197,14 +197,6 @@ def synthetic_image(cfg: TinyConfig, index: int) -> Image.Image:
     return Image.fromarray(img.clip(0, 255).astype(np.uint8))
 
 
-def parameter_counts(model: torch.nn.Module) -> dict[str, float]:
-    """Millions of parameters in all and in the vision tower."""
-    total = sum(p.numel() for p in model.parameters())
-    vision = sum(p.numel() for p in model.model.visual.parameters())
-    counts = {"total_m": total / 1e6, "vision_m": vision / 1e6, "vision_share": vision / total}
-    return {name: round(value, 3) for name, value in counts.items()}
-
-
 def save(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, folder: Path) -> Path:
     """Write the model and its processor to `folder` in hub layout."""
     model.save_pretrained(folder)

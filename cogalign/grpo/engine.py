@@ -1,0 +1,151 @@
+"""The policy and its reference as the GRPO loop uses them: encode prompts, sample groups, score completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cogalign.data.case import Case
+from cogalign.data.collator import question_of
+from cogalign.generation.sampling import Rollout, SamplingSettings, sample
+from cogalign.grpo.experience import Draw, MicroBatch, Prompts
+from cogalign.grpo.scoring import completion_logps
+from cogalign.models.adapt import Reference
+from cogalign.models.features import ImageFeatures, shared_image_features
+from cogalign.models.load import LoadedModel
+from cogalign.models.prefill import prefill
+from cogalign.models.prompts import distinct_prompts, encode_prompts, to_device
+from cogalign.recipe import GrpoSettings
+
+Pass = tuple[Tensor, Tensor]
+"""Log-probabilities and entropies [N, T]."""
+
+
+class RolloutServer(Protocol):
+    """Another engine that samples, such as `cogalign.generation.vllm_sampler.VllmSampler`."""
+
+    def sample(
+        self, images: Sequence[Image.Image], questions: Sequence[str], settings: SamplingSettings, seed: int
+    ) -> Rollout:
+        """Completions with the log-probabilities that they were sampled with."""
+        ...
+
+
+class Engine:
+    """Everything that runs the model, for one rank."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        settings: GrpoSettings,
+        read_image: Callable[[Case], Image.Image],
+        question: str,
+        server: RolloutServer | None = None,
+    ) -> None:
+        self.loaded, self.settings, self.server = loaded, settings, server
+        self.read_image, self.question = read_image, question
+        self.reference = Reference(loaded) if settings.beta > 0 else None
+        self._stack = ExitStack()
+        self.features = ImageFeatures()
+        self.how = SamplingSettings(
+            settings.max_completion_length,
+            settings.num_generations,
+            settings.temperature,
+            settings.top_p,
+            settings.top_k,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return self.loaded.device
+
+    def renew_features(self) -> None:
+        """Forget the image features of the generation before."""
+        self.close()
+        also = self.reference.copies if self.reference is not None else ()
+        self.features = self._stack.enter_context(shared_image_features(self.loaded, also))
+
+    def close(self) -> None:
+        """Give the model back as it was."""
+        self._stack.close()
+
+    def questions(self, draws: Sequence[Draw]) -> list[str]:
+        """The question of each case."""
+        return [question_of(draw.case, self.question) for draw in draws]
+
+    def encode(self, draws: Sequence[Draw], images: Sequence[Image.Image] | None = None) -> Prompts:
+        """Tensors of the cases' prompts, equal ones once."""
+        images = [self.read_image(draw.case) for draw in draws] if images is None else images
+        inputs = to_device(encode_prompts(self.loaded.processor, images, self.questions(draws)), self.device)
+        return Prompts(*distinct_prompts(self.loaded.family, self.loaded.core, inputs))
+
+    def sample(self, draws: list[Draw], seed: int, keep_start: bool) -> MicroBatch:
+        """G completions for each case.
+
+        Args:
+            draws: the cases.
+            seed: all randomness comes from it.
+            keep_start: keep the prompts' pass with gradient, for the first update.
+        """
+        images = [self.read_image(draw.case) for draw in draws]
+        prompts = self.encode(draws, images)
+        if self.server is not None:
+            return MicroBatch(draws, self.server.sample(images, self.questions(draws), self.how, seed), prompts)
+        if keep_start and self._can_keep():
+            with torch.enable_grad():
+                prompts.start = prefill(self.loaded.family, self.loaded.model, prompts.inputs)
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        rollout = sample(self.loaded, prompts.inputs, self.how, generator, prompts.start, prompts.place)
+        return MicroBatch(draws, rollout, prompts)
+
+    def _can_keep(self) -> bool:
+        """Whether the pass that samples is the pass that trains: shared prompts and no dropout."""
+        drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.loaded.model.modules())
+        drops |= bool(getattr(self.loaded.core.config.get_text_config(), "attention_dropout", 0.0))
+        return self.loaded.family.shares_prompts(self.loaded.core) and not drops
+
+    def policy(self, micro: MicroBatch) -> Pass:
+        """The policy's log-probabilities and entropies, with gradient if it is enabled."""
+        prompts = self._prompts(micro)
+        start, prompts.start = prompts.start, None  # its graph is freed by one backward pass
+        return self._scored(self.loaded.model, micro, prompts, start if torch.is_grad_enabled() else None)
+
+    @torch.no_grad()
+    def reference_logps(self, micro: MicroBatch) -> Tensor | None:
+        """The reference's log-probabilities; None without one."""
+        if self.reference is None:
+            return None
+        with self.reference.active() as model:
+            return self._scored(model, micro, self._prompts(micro), None)[0]
+
+    @torch.no_grad()
+    def old_logps(self, micro: MicroBatch) -> Tensor:
+        """The policy's log-probabilities before any update, without gradient."""
+        return self._scored(self.loaded.model, micro, self._prompts(micro), None)[0]
+
+    @torch.no_grad()
+    def warm(self, micro: MicroBatch) -> None:
+        """Encode the prompts of a micro-batch, and their images in the very batch in which they were encoded first."""
+        family, core = self.loaded.family, self.loaded.core
+        prompts = self._prompts(micro)
+        images = {name: prompts.inputs[name] for name in family.image_names if name in prompts.inputs}
+        if images and "get_image_features" in vars(family.body(core)):
+            family.body(core).get_image_features(**images)
+
+    def _prompts(self, micro: MicroBatch) -> Prompts:
+        if micro.prompts is None:
+            micro.prompts = self.encode(micro.draws)
+        return micro.prompts
+
+    def _scored(self, model: Any, micro: MicroBatch, prompts: Prompts, start: Any) -> Pass:
+        owner = prompts.place.repeat_interleave(self.settings.num_generations)
+        rollout = micro.rollout
+        return completion_logps(
+            self.loaded, model, prompts.inputs, rollout.ids, rollout.mask, owner, self.settings.temperature, start
+        )

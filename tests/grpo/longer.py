@@ -1,0 +1,8 @@
+"""A reward in TRL's protocol that random weights earn: long texts with few spaces are better."""
+
+from typing import Any
+
+
+def longer_reward(completions: list[str], **_: Any) -> list[float]:
+    """Differs from completion to completion."""
+    return [len(text) / 20 - text.count(" ") / 4 for text in completions]
