@@ -5,15 +5,16 @@ from PIL import Image
 
 from cogalign.data.case import Case
 from cogalign.generation.hf import Completion
-from cogalign.grpo.observe import reward_metrics, rollout_metrics, sample_rows
+from cogalign.grpo.observe import length_metrics, reward_metrics, sample_rows
 
 
-def completion(length: int, finished: bool = True, text: str = "") -> Completion:
-    return Completion(text, tuple(range(length)), finished)
+def lengths_of(*completions: tuple[int, bool]) -> dict[str, float]:
+    lengths, finished = zip(*completions, strict=True)
+    return length_metrics(torch.tensor(lengths), torch.tensor(finished))
 
 
 def test_lengths_and_the_share_that_was_cut() -> None:
-    metrics = rollout_metrics([completion(2), completion(4), completion(6), completion(8, finished=False)])
+    metrics = lengths_of((2, True), (4, True), (6, True), (8, False))
     assert metrics["completions/mean_length"] == 5
     assert (metrics["completions/min_length"], metrics["completions/max_length"]) == (2, 8)
     assert metrics["completions/mean_terminated_length"] == 4
@@ -22,12 +23,12 @@ def test_lengths_and_the_share_that_was_cut() -> None:
 
 
 def test_a_completion_that_ends_on_the_last_place_is_not_cut() -> None:
-    metrics = rollout_metrics([completion(8), completion(8, finished=False)])
+    metrics = lengths_of((8, True), (8, False))
     assert metrics["completions/clipped_ratio"] == 0.5
 
 
 def test_without_any_that_ended_the_terminated_lengths_are_zero() -> None:
-    metrics = rollout_metrics([completion(8, finished=False)])
+    metrics = lengths_of((8, False))
     assert metrics["completions/mean_terminated_length"] == 0 and metrics["completions/clipped_ratio"] == 1
 
 
@@ -62,7 +63,7 @@ def test_rewards_that_are_not_known_are_left_out() -> None:
 def test_samples_are_spread_over_the_step() -> None:
     cases = [Case(f"c{k}", f"images/c{k}.png", ("polyp", "ulcer"), "train") for k in range(20)]
     images = [Image.new("RGB", (4, 4), (k, 0, 0)) for k in range(20)]
-    completions = [completion(1, text=f"{k} of {g}") for k in range(20) for g in range(3)]
+    completions = [Completion(f"{k} of {g}", (0,), True) for k in range(20) for g in range(3)]
     rows = sample_rows(cases, images, completions, 3, limit=8)
     assert len(rows) == 7 and len({row["id"] for row in rows}) == 7
     for row in rows:
