@@ -3,16 +3,18 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+VLLM_VENV  := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 RECIPE ?= recipes/quickstart.yaml
 OUT    ?= runs/quickstart
 PYTEST ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format clean
+.PHONY: help setup setup-vllm quickstart test test-vllm lint format clean
 
 help: ## print this list
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(STAMP) ## build .venv with the command cogalign in it
 
@@ -33,8 +35,17 @@ lint: setup ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## style, types and all tests
-	$(BIN)/python -m pytest $(PYTEST)
+test: lint ## style, types and all tests but those of the vLLM server
+	$(BIN)/python -m pytest -m "not vllm" $(PYTEST)
+
+setup-vllm: $(VLLM_STAMP) ## build .venv-vllm, the environment of the vLLM server (3.5 GB, 3 to 7 minutes)
+
+$(VLLM_STAMP): constraints-vllm.txt tools/vllm_environment.py
+	$(PYTHON) tools/vllm_environment.py $(VLLM_VENV)
+	@touch $@
+
+test-vllm: setup setup-vllm ## tests against a real vLLM server (4 minutes on one core)
+	$(BIN)/python -m pytest -m vllm -n 0 tests
 
 format: setup ## put the code into the project's format
 	$(BIN)/ruff check --fix .

@@ -17,6 +17,7 @@ from cogalign.grpo.experience import Draw, MicroBatch, Prompts
 from cogalign.grpo.scoring import completion_logps
 from cogalign.models.adapt import Reference
 from cogalign.models.features import ImageFeatures, shared_image_features
+from cogalign.models.inputs import Inputs
 from cogalign.models.load import LoadedModel
 from cogalign.models.prefill import prefill
 from cogalign.models.prompts import distinct_prompts, encode_prompts, to_device
@@ -30,7 +31,12 @@ class RolloutServer(Protocol):
     """Another engine that samples, such as `cogalign.generation.vllm_sampler.VllmSampler`."""
 
     def sample(
-        self, images: Sequence[Image.Image], questions: Sequence[str], settings: SamplingSettings, seed: int
+        self,
+        images: Sequence[Image.Image],
+        questions: Sequence[str],
+        settings: SamplingSettings,
+        seed: int,
+        prompt: Inputs | None = None,
     ) -> Rollout:
         """Completions with the log-probabilities that they were sampled with."""
         ...
@@ -96,7 +102,9 @@ class Engine:
         images = [self.read_image(draw.case) for draw in draws]
         prompts = self.encode(draws, images)
         if self.server is not None:
-            return MicroBatch(draws, self.server.sample(images, self.questions(draws), self.how, seed), prompts)
+            tokens = {name: prompts.inputs[name][prompts.place] for name in ("input_ids", "attention_mask")}
+            rollout = self.server.sample(images, self.questions(draws), self.how, seed, tokens)
+            return MicroBatch(draws, rollout, prompts)
         if keep_start and self._can_keep():
             with torch.enable_grad():
                 prompts.start = prefill(self.loaded.family, self.loaded.model, prompts.inputs)

@@ -12,21 +12,21 @@ HERE = Path(__file__).parent
 SMALL = ["--visual-tokens", "16", "--layers", "2", "--steps", "1", "--vocab", "512"]
 COMMON = {"step_ratio", "step_ratio_wall", "memory_ratio", "floor_flops", "floor_seconds", "versions", "machine"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def run(script: str, *options: str, folder: Path) -> Any:
     target = folder / "result.json"
     command = [sys.executable, str(HERE / script), *SMALL, *options, "--json", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(target.read_text())
 
 
 def test_grpo_beside_trl(tmp_path: Path) -> None:
-    options = ["--prompts", "2", "--completion-tokens", "4", "--groups", "2", "3", "--plot", str(tmp_path / "plot.svg")]
+    options = ["--prompts", "2", "--completion-tokens", "4", "--groups", "2", "--plot", str(tmp_path / "plot.svg")]
     results = run("grpo_vs_trl.py", *options, folder=tmp_path)["groups"]
-    assert set(results) == {"2", "3"} and "<svg" in (tmp_path / "plot.svg").read_text()
+    assert set(results) == {"2"} and "<svg" in (tmp_path / "plot.svg").read_text()
     for group, result in results.items():
         assert {*COMMON, "sampling_ratio", "images_encoded_per_step", "distinct_images_per_step"} <= set(result)
         assert result["images_encoded_per_step"] == result["distinct_images_per_step"] == 2

@@ -17,7 +17,7 @@ from cogalign.grpo.mix import PromptSampler
 from cogalign.grpo.module import GrpoModule, learning_rate_factor
 from cogalign.grpo.rewards.pool import RewardPool
 from cogalign.models.load import LoadedModel
-from cogalign.models.prompts import encode_prompts, pad_completions
+from cogalign.models.prompts import distinct_prompts, encode_prompts, pad_completions
 from cogalign.recipe import GrpoSettings, MixSettings
 from cogalign.training.stopwatch import Stopwatch
 
@@ -121,6 +121,47 @@ def test_an_update_does_not_depend_on_the_micro_batches(
             assert (found[name] - value).norm() <= 2e-5 * change.norm() + rounding, name
         for found_update, update in zip(found_updates, updates, strict=True):
             assert found_update == pytest.approx(update, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("objective", ["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"])
+def test_an_update_does_not_depend_on_the_order_of_the_groups(
+    adapted: LoadedModel,
+    phantom_set: Path,
+    pool: RewardPool,
+    pictures: list[Image.Image],
+    questions: list[str],
+    objective: str,
+) -> None:
+    results = []
+    for size, order in ((4, [0, 1, 2, 3]), (4, [2, 0, 3, 1]), (3, [3, 2, 1, 0])):
+        module = build(copy_of(adapted), phantom_set, pool, objective=objective)
+        before = weights(module)
+        module.update(fixed_micros(module, pictures, questions, size, order=order))
+        results.append({name: value - before[name] for name, value in weights(module).items()})
+    for found in results[1:]:
+        for name, change in results[0].items():
+            assert (found[name] - change).norm() <= 2e-5 * change.norm() + 1e-7 * before[name].norm(), name
+
+
+def test_equal_prompts_are_computed_once_and_change_no_update(
+    adapted: LoadedModel, phantom_set: Path, pool: RewardPool, pictures: list[Image.Image], questions: list[str]
+) -> None:
+    """A prompt that occurs twice, its groups apart from each other, gives what two prompts give."""
+    images, asked = [pictures[k] for k in (0, 1, 0)], [questions[k] for k in (0, 1, 0)]
+    changes = []
+    for shared in (False, True):
+        module = build(copy_of(adapted), phantom_set, pool)
+        before = weights(module)
+        micros = fixed_micros(module, images, asked, 3)
+        if shared:
+            loaded = module.loaded
+            assert micros[0].prompts is not None
+            micros[0].prompts = Prompts(*distinct_prompts(loaded.family, loaded.core, micros[0].prompts.inputs))
+            assert micros[0].prompts.place.tolist() == [0, 1, 0]
+        module.update(micros)
+        changes.append({name: value - before[name] for name, value in weights(module).items()})
+    for name, change in changes[0].items():
+        assert (changes[1][name] - change).norm() <= 2e-5 * change.norm() + 1e-7 * before[name].norm(), name
 
 
 def test_the_divergence_is_zero_before_the_first_step_and_positive_after_it(

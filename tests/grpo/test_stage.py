@@ -131,6 +131,21 @@ def test_a_run_stopped_inside_a_generation_goes_on_bit_for_bit(
     assert adapter(tmp_path / "whole") != (tmp_path / "whole/sft/adapter/adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("objective", ["grpo", "dapo", "dr_grpo", "cispo"])
+def test_steps_per_generation_and_micro_batches_change_no_loss_and_no_gradient(
+    make: Any, tmp_path: Path, objective: str
+) -> None:
+    """Where the policy hardly moves, sampling several steps' prompts together is the same as one step at a time."""
+    fields = {"num_iterations": 1, "steps": 4, "learning_rate": 1e-12, "objective": objective, "scale_rewards": "batch"}
+    run(make(tmp_path / "alone", **fields))
+    run(make(tmp_path / "together", **fields, steps_per_generation=2))
+    alone, together = rows(tmp_path / "alone"), rows(tmp_path / "together")
+    assert len(alone) == len(together) == 4 and len({row["reward"] for row in alone}) > 1
+    for name in ("reward", "reward_std", "completions/mean_length", "loss", "grad_norm", "entropy"):
+        found, wanted = ([float(row[name]) for row in table] for table in (together, alone))
+        assert found == pytest.approx(wanted, rel=2e-5, abs=1e-7), name
+
+
 def test_the_completions_of_an_unfinished_generation_are_in_the_checkpoint(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
