@@ -8,12 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cogalign import __version__
 
+if TYPE_CHECKING:
+    from cogalign.recipe import Recipe
+
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 FLAGS = ("--force", "--print-config", "--debug")
+BENCHMARK_OPTIONS = {"--steps": "K", "--json": "FILE"}
 
 RECIPE_COMMANDS = {
     "run": "all stages of a recipe, in order; finished ones are skipped",
@@ -27,6 +31,7 @@ RECIPE_COMMANDS = {
 OTHER_COMMANDS = {
     "data": "make and check case sets: data phantom, data check",
     "predict": "what a model says about images",
+    "benchmark": "time, memory and distance to the floor of a recipe's GRPO step",
 }
 
 
@@ -82,7 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command in RECIPE_COMMANDS:
         return _recipe_command(command, rest)
     if command in OTHER_COMMANDS:
-        return {"data": _data, "predict": _predict}[command](rest)
+        return {"data": _data, "predict": _predict, "benchmark": _benchmark}[command](rest)
     from cogalign.recipe_file import nearest_key
 
     near = nearest_key(command, [*RECIPE_COMMANDS, *OTHER_COMMANDS])
@@ -115,17 +120,27 @@ def _recipe_command(command: str, arguments: list[str]) -> int:
         parser.print_help()
         return 0
     path, overrides, flags = _split_arguments(command, arguments)
-    from cogalign.recipe_file import build_recipe, read_mapping, recipe_yaml
-
-    content = _merge(read_mapping(path), _parse_overrides(parser, overrides))
-    recipe = build_recipe(content, str(path))
+    recipe = _read_recipe(path, parser, overrides)
     if "--print-config" in flags:
-        print(recipe_yaml(recipe), end="")
-        return 0
+        return _print_config(recipe)
     from cogalign.pipeline import run_recipe
 
     run_recipe(recipe, None if command == "run" else [command], force="--force" in flags)
     print(f"{recipe.run_dir / 'summary.json'} is written")
+    return 0
+
+
+def _read_recipe(path: Path, parser: Any, overrides: list[str]) -> Recipe:
+    """The recipe of a file with the overrides of the command line."""
+    from cogalign.recipe_file import build_recipe, read_mapping
+
+    return build_recipe(_merge(read_mapping(path), _parse_overrides(parser, overrides)), str(path))
+
+
+def _print_config(recipe: Recipe) -> int:
+    from cogalign.recipe_file import recipe_yaml
+
+    print(recipe_yaml(recipe), end="")
     return 0
 
 
@@ -136,21 +151,35 @@ def _recipe_parser(command: str) -> Any:
     from cogalign.recipe import Recipe
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    own = "[--force]" if command in RECIPE_COMMANDS else "[--steps K] [--json FILE]"
+    text = {**RECIPE_COMMANDS, **OTHER_COMMANDS}[command]
     parser = ArgumentParser(
         prog=f"cogalign {command}",
-        usage=f"cogalign {command} RECIPE [--key.subkey value ...] [--out DIR] [--force] [--print-config]",
-        description=f"{RECIPE_COMMANDS[command]}. RECIPE is a YAML file; each of its keys is an option too.",
+        usage=f"cogalign {command} RECIPE [--key.subkey value ...] [--out DIR] {own} [--print-config]",
+        description=f"{text}. RECIPE is a YAML file; each of its keys is an option too.",
         exit_on_error=False,
     )
-    parser.add_argument("--force", action="store_true", help="run again what is finished")
+    if command == "benchmark":
+        parser.add_argument("--steps", metavar="K", help="optimizer steps; the first is a warm-up (default: 5)")
+        parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    else:
+        parser.add_argument("--force", action="store_true", help="run again what is finished")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and do nothing")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_class_arguments(Recipe, None)
     return parser
 
 
-def _split_arguments(command: str, arguments: list[str]) -> tuple[Path, list[str], set[str]]:
+def _split_arguments(
+    command: str, arguments: list[str], flags_known: Sequence[str] = FLAGS, also: Sequence[str] = ()
+) -> tuple[Path, list[str], set[str]]:
     """The recipe's path, the overrides and the flags of a command line.
+
+    Args:
+        command: its name, for messages.
+        arguments: the words after it.
+        flags_known: the flags that it has.
+        also: options that were taken out of `arguments` before, for the nearest one in messages.
 
     Raises:
         UsageError: no recipe, more than one, or an option that no recipe has (the nearest is named).
@@ -160,12 +189,12 @@ def _split_arguments(command: str, arguments: list[str]) -> tuple[Path, list[str
     paths, overrides, flags = [], [], set()
     rest = iter(arguments)
     for argument in rest:
-        if argument in FLAGS:
+        if argument in flags_known:
             flags.add(argument)
         elif argument.startswith("--"):
             key = argument[2:].split("=", 1)[0]
             if key not in recipe_keys():
-                near = nearest_key(key, (*recipe_keys(), *(flag[2:] for flag in FLAGS)))
+                near = nearest_key(key, (*(flag[2:] for flag in (*flags_known, *also)), *recipe_keys()))
                 raise UsageError(f"no option --{key}" + (f"; did you mean --{near}?" if near else ""))
             overrides.append(argument)
             if "=" not in argument:
@@ -284,3 +313,57 @@ def _predict(arguments: list[str]) -> int:
     for answer in predict(found.model, found.images, found.question, max_completion_length=found.max_completion_length):
         print(show(answer, as_json=found.json), flush=True)
     return 0
+
+
+def _benchmark(arguments: list[str]) -> int:
+    """`cogalign benchmark RECIPE [--key.subkey value ...] [--steps K] [--json FILE]`."""
+    parser = _recipe_parser("benchmark")
+    if "-h" in arguments or "--help" in arguments:
+        parser.print_help()
+        return 0
+    given, rest = _take_options(arguments, BENCHMARK_OPTIONS)
+    path, overrides, flags = _split_arguments("benchmark", rest, ("--print-config", "--debug"), (*BENCHMARK_OPTIONS,))
+    if not given.get("--steps", "5").isdecimal():
+        raise UsageError(f"--steps: found {given['--steps']!r}, wanted a whole number")
+    steps = int(given.get("--steps", 5))
+    if steps < 2:
+        raise UsageError(f"--steps: found {steps}, wanted at least 2: the first one is a warm-up")
+    target = Path(given["--json"]) if "--json" in given else None
+    if target is not None and target.is_dir():
+        raise UsageError(f"--json: {target} is a folder, wanted a file")
+    recipe = _read_recipe(path, parser, overrides)
+    if "--print-config" in flags:
+        return _print_config(recipe)
+    from rich.console import Console
+
+    from cogalign.grpo.benchmark import run_benchmark
+    from cogalign.grpo.benchmark_summary import lines, table
+    from cogalign.training.atomic import write_json
+    from cogalign.training.interrupt import signals_interrupt
+
+    with signals_interrupt():
+        result = run_benchmark(recipe, steps)
+    if target is not None:
+        write_json(target, result)
+    Console().print(table(result))
+    print("\n".join([*lines(result), *([f"{target} is written"] if target is not None else [])]))
+    return 0
+
+
+def _take_options(arguments: list[str], names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The values of some options (`--name value` or `--name=value`), and the other words.
+
+    Raises:
+        UsageError: an option has no value.
+    """
+    found, others, rest = {}, [], iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in names:
+            others.append(word)
+            continue
+        taken = value if equals else next(rest, None)
+        if not taken:
+            raise UsageError(f"{name} needs a value")
+        found[name] = taken
+    return found, others

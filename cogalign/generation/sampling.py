@@ -12,7 +12,7 @@ from cogalign.generation.draw import draw
 from cogalign.generation.plain import plain_sample
 from cogalign.models.head import allowed_logits
 from cogalign.models.load import LoadedModel
-from cogalign.models.merged import merged_adapter
+from cogalign.models.merged import sampling_weights
 from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import Inputs
 from cogalign.models.shared_prefix import DecodeAttention, attention_through
@@ -144,16 +144,16 @@ def sample(
         start: the prompts as this model left them, if they ran before.
         place: [P], which of the distinct prompts in `prompt` each of the P prompts is; None: they are the same.
     """
-    was_training = loaded.model.training
-    loaded.model.eval()
+    family, core, was_training = loaded.family, loaded.core, loaded.model.training
     if place is None:
         place = torch.arange(len(prompt["input_ids"]), device=loaded.device)
+    loaded.model.eval()
     try:
-        with merged_adapter(loaded.model):
-            if not loaded.family.shares_prompts(loaded.core):
-                banned, pad = banned_ids(loaded, loaded.device), loaded.tokenizer.pad_token_id
-                return Rollout(*plain_sample(loaded.core, prompt, settings, end_ids(loaded), banned, pad, generator))
-            begun = prefill(loaded.family, loaded.model, prompt) if start is None else start.detach()
+        if not family.shares_prompts(core):
+            banned, pad = banned_ids(loaded, loaded.device), loaded.tokenizer.pad_token_id
+            return Rollout(*plain_sample(core, prompt, settings, end_ids(loaded), banned, pad, generator))
+        with sampling_weights(loaded.model, (family.text_model(core), family.head(core))):
+            begun = prefill(family, loaded.model, prompt) if start is None else start.detach()
             return _sample(loaded, begun, place, settings, generator)
     finally:
         loaded.model.train(was_training)

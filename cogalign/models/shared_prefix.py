@@ -101,20 +101,15 @@ def attention_through(text_model: Any) -> Iterator[None]:
 def prefix_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention [P, heads, T, D] and its log-sum-exp [P, heads, T] over the keys of a prompt.
+    """Attention [P, heads, T, D] and its log-sum-exp [P, heads, T] over the keys of a prompt, by the CPU's flash kernel.
 
-    On a CPU there is no gradient here.
+    There is no gradient.
     """
-    if query.device.type == "cpu":
-        mask = None if bias is None else bias.expand(-1, 1, query.shape[2], -1)
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, attn_mask=mask, scale=scaling
-        )
-        return out, lse.to(out.dtype)
-    scores = (query * scaling) @ key.transpose(-1, -2)
-    if bias is not None:
-        scores = scores + bias
-    return scores.softmax(-1) @ value, scores.logsumexp(-1)
+    mask = None if bias is None else bias.expand(-1, 1, query.shape[2], -1)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, False, attn_mask=mask, scale=scaling
+    )
+    return out, lse.to(out.dtype)
 
 
 class DecodeAttention:
@@ -126,14 +121,19 @@ class DecodeAttention:
     """
 
     def __init__(self, prefix: Prefix, owner: Tensor) -> None:
-        self.prefix = prefix
+        self.keys = [key.transpose(-1, -2) for key in prefix.keys]
+        self.values = list(prefix.values)
+        if owner.device.type == "cpu":  # read once for every token: in the order in which they are read
+            self.keys, self.values = ([x.contiguous() for x in part] for part in (self.keys, self.values))
+        self.bias = prefix.bias
         self._group(owner)
 
     def _group(self, owner: Tensor) -> None:
         """Note where each row stands in a table of prompts x rows; prompts without rows leave."""
         present, self.owner = owner.unique_consecutive(return_inverse=True)
-        if len(present) < len(self.prefix.keys[0]):
-            self.prefix = self.prefix.select(present)
+        if len(present) < len(self.keys[0]):
+            self.keys, self.values = ([x[present] for x in part] for part in (self.keys, self.values))
+            self.bias = None if self.bias is None else self.bias[present]
         rows = torch.arange(len(owner), device=owner.device)
         counts = self.owner.bincount()
         rank = rows - (counts.cumsum(0) - counts)[self.owner]
@@ -152,18 +152,26 @@ class DecodeAttention:
         n, heads, _, width = query.shape
         shared = key.shape[1]
         repeats = heads // shared
-        query = query.reshape(n, shared, repeats, width)
+        query = query.reshape(n, shared, repeats, width) * scaling
         table = query.view(-1, self.width, shared, repeats, width) if self.whole else query[self.table]
         together = table.transpose(1, 2).reshape(len(self.table), shared, self.width * repeats, width)
-        out, lse = prefix_attention(
-            together, self.prefix.keys[layer], self.prefix.values[layer], self.prefix.bias, scaling
-        )
-        out = self._rows(out.reshape(len(self.table), shared, self.width, repeats, width))
-        lse = self._rows(lse.reshape(len(self.table), shared, self.width, repeats, 1))
-        scores = (query * scaling) @ key.transpose(-1, -2)
+        out, lse = self._prompt(layer, together)
+        out = self._rows(out.view(len(self.table), shared, self.width, repeats, width))
+        lse = self._rows(lse.view(len(self.table), shared, self.width, repeats, 1))
+        scores = query @ key.transpose(-1, -2)
         weights = torch.cat([lse, scores], -1).softmax(-1)  # the prompt as a whole is one more "key"
         result = torch.addcmul(weights[..., 1:] @ value, weights[..., :1], out)
         return result.reshape(n, 1, heads, width)
+
+    def _prompt(self, layer: int, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention to the prompt [P, kv heads, T, D] and its log-sum-exp [P, kv heads, T, 1], of few queries."""
+        scores = query @ self.keys[layer]
+        if self.bias is not None:
+            scores += self.bias
+        largest = scores.amax(-1, keepdim=True)
+        weights = scores.sub_(largest).exp_()
+        total = weights.sum(-1, keepdim=True)
+        return (weights @ self.values[layer]).div_(total), total.log().add_(largest)
 
     def _rows(self, values: Tensor) -> Tensor:
         """[prompts, kv heads, width, ...] as rows [N, kv heads, ...]."""

@@ -40,7 +40,7 @@ def floor_of(ours: pair.Side, options: dict[str, Any]) -> dict[str, float]:
 
 
 def compare(options: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Run both sides and compare them.
+    """Run both sides for one G and compare them.
 
     Raises:
         ValueError: a side's completions have another length than the one asked for.
@@ -67,14 +67,17 @@ def compare(options: dict[str, Any], rounds: int) -> dict[str, Any]:
     }
 
 
-def compare_groups(options: dict[str, Any], groups: list[int], rounds: int) -> dict[str, Any]:
-    """Both sides for every G."""
-    results = {}
-    for group in groups:
+def compare_groups(options: dict[str, Any], own: argparse.Namespace) -> dict[int, dict[str, Any]]:
+    """Both sides for every G; the file of the result grows with each."""
+    results: dict[int, dict[str, Any]] = {}
+    for group in own.groups:
         batch = options["prompts"] * group
         micro = LARGEST_BATCH if batch > LARGEST_BATCH and batch % LARGEST_BATCH == 0 else 0
-        results[group] = compare({**options, "group": group, "micro_batch": options["micro_batch"] or micro}, rounds)
-    return {"benchmark": "grpo_vs_trl_groups", "groups": results}
+        chosen = {**options, "group": group, "micro_batch": options["micro_batch"] or micro}
+        results[group] = compare(chosen, own.rounds)
+        if own.json:
+            pair.write_json({"benchmark": "grpo_vs_trl_groups", "groups": results}, own.json)
+    return results
 
 
 def median(side: pair.Side, name: str) -> float:
@@ -142,11 +145,10 @@ def main() -> None:
     options, own = parse()
     pair.pin(options["threads"])
     if own.groups:
-        result = compare_groups(options, own.groups, own.rounds)
-        pair.write_json(result, own.json)
-        print(table(result["groups"]))
+        results = compare_groups(options, own)
+        print(table(results))
         if own.plot:
-            plot(result["groups"], options, own.plot)
+            plot(results, options, own.plot)
         return
     result = compare(options, own.rounds)
     pair.write_json(result, own.json)

@@ -54,7 +54,7 @@ def instrument(trainer: GRPOTrainer, meter: Meter) -> None:
     meter.wrap(
         trainer,
         "_get_per_token_logps_and_entropies",
-        lambda: "policy_forward_s" if torch.is_grad_enabled() else "scoring",
+        lambda: "policy_forward" if torch.is_grad_enabled() else "scoring",
     )
     meter.wrap(trainer, "_prepare_inputs", "rollout")  # sampling, scoring, processor, rewards
     meter.wrap(trainer, "training_step", "training_step")  # rollout, then forward and backward
