@@ -160,7 +160,7 @@ def _recipe_parser(command: str) -> Any:
         exit_on_error=False,
     )
     if command == "benchmark":
-        parser.add_argument("--steps", metavar="K", help="optimizer steps; the first is a warm-up (default: 5)")
+        parser.add_argument("--steps", metavar="K", default=5, help="optimizer steps; the first is a warm-up")
         parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     else:
         parser.add_argument("--force", action="store_true", help="run again what is finished")

@@ -190,8 +190,8 @@ class SftSettings:
     """Optimizer steps between two checkpoints from which an interrupted stage goes on."""
     workers: int = 0
     """Processes that load images."""
-    group_by_length: bool = True
-    """Batches hold answers of like length, so that little padding is computed; which ones still varies by epoch."""
+    group_by_length: bool = False
+    """Batches hold answers of like length: less padding, but where length tells the finding, batches of like findings."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "max_length", "checkpoint_every"):

@@ -89,6 +89,17 @@ def test_print_config_shows_the_recipe_with_the_overrides(
     assert shown["stages"] == ["sft", "grpo"]
 
 
+def test_benchmark_takes_the_options_of_a_recipe_and_its_own(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmark", "--steps", "3", str(recipe_file), "--grpo.steps", "9", "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["grpo"]["steps"] == 9
+    assert main(["benchmark", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--steps K" in said and "--json FILE" in said and "--grpo.num_generations" in said
+    assert "--force" not in said
+
+
 def test_an_override_below_a_missing_section_makes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("sft: {lora: null}\n")
@@ -112,6 +123,15 @@ def test_an_override_below_a_missing_section_makes_it(tmp_path: Path, capsys: py
         (["run", "no-such.yaml"], 1, "no-such.yaml: no such recipe"),
         (["data", "check"], 2, "DIR"),
         (["data", "phantom", "OUT", "--n", "0"], 2, "--n: found 0, wanted at least 1"),
+        (["benchmark"], 2, "found no recipe, wanted one: cogalign benchmark RECIPE"),
+        (["benchmark", "RECIPE", "--step", "3"], 2, "no option --step; did you mean --steps?"),
+        (["benchmark", "RECIPE", "--grpo.stepz", "3"], 2, "no option --grpo.stepz; did you mean --grpo.steps?"),
+        (["benchmark", "RECIPE", "--force"], 2, "no option --force"),
+        (["benchmark", "RECIPE", "--steps"], 2, "--steps needs a value"),
+        (["benchmark", "RECIPE", "--steps", "few"], 2, "--steps: found 'few', wanted a whole number"),
+        (["benchmark", "RECIPE", "--steps=1"], 2, "--steps: found 1, wanted at least 2"),
+        (["benchmark", "RECIPE", "--json", "."], 2, "--json: . is a folder, wanted a file"),
+        (["benchmark", "no-such.yaml"], 1, "no-such.yaml: no such recipe"),
         (["predict", "tiny"], 2, "IMAGE"),
         (["predict", "tiny", "no-such.png"], 1, "no-such.png: no such image"),
     ],

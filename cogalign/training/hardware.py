@@ -49,7 +49,7 @@ def peak_rate(name: str) -> float | None:
     return next((peak * 1e12 for pattern, peak in PEAKS if re.search(pattern, name)), None)
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = None, repeats: int = 5) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = None, repeats: int = 15) -> float:
     """Operations a second that a product of two square matrices reaches on this machine, the best of `repeats`.
 
     Args:

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from cogalign.training import hardware
+from cogalign.training.hardware import PeakMemory, machine, matmul_rate, peak_rate
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [
+        ("NVIDIA H200", 989.5),
+        ("NVIDIA GH200 480GB", 989.5),
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10", 125),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L4", 121),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+    ],
+)
+def test_a_gpu_has_its_own_peak(name: str, tera: float) -> None:
+    assert peak_rate(name) == pytest.approx(tera * 1e12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA A10G",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "Tesla T4",
+        "NVIDIA GB10",
+    ],
+)
+def test_no_peak_is_guessed(name: str) -> None:
+    assert peak_rate(name) is None
+
+
+def test_the_rate_is_that_of_the_fastest_product_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.1, 1.0, 1.5, 2.0, 2.25])  # three products: 0.1 s, which is not counted, 0.5 s, 0.25 s
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: next(clock))
+    assert matmul_rate(CPU, torch.float32, size=8, repeats=2) == 2 * 8**3 / 0.25
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="resident memory is read on Linux only")
+def test_peak_memory_is_what_came_on_top_even_if_it_is_gone() -> None:
+    torch.ones(2**20)
+    memory = PeakMemory(CPU)
+    held = torch.ones(2**24)  # 64 MiB
+    del held
+    found = memory.read()
+    assert found is not None and 56 * 2**20 < found < 200 * 2**20
+    later = PeakMemory(CPU).read()
+    assert later is not None and later < 32 * 2**20
+
+
+def test_the_machine_has_a_name() -> None:
+    found = machine(CPU)
+    assert found["device"] == "cpu" and found["name"] and found["threads"] == torch.get_num_threads()
