@@ -69,13 +69,15 @@ def _measured(recipe: Recipe, steps: int, work: Path, pool: RewardPool, stack: E
     seed_everything(derive_seed(recipe.seed, "grpo"))
     loaded, weights = open_model(StageContext(alone, alone.run_dir, "grpo"))
     counts = parameter_counts(loaded.model)
-    rollouts = open_rollouts(StageContext(found.recipe, work, "grpo"), loaded, stack)
+    scratch = StageContext(found.recipe, work, "grpo")
+    scratch.folder.mkdir()
+    rollouts = open_rollouts(scratch, loaded, stack)
     if rollouts is not None:
         notes.append("the server encodes images and samples by itself; that is not in images encoded")
     module = build_module(found.recipe, loaded, found.cases, pool, rollouts=rollouts)
     recorder = Recorder(module)
     trainer = build_trainer(
-        found.recipe, folder=work, max_steps=total, callbacks=[Progress("benchmark", total), recorder]
+        found.recipe, folder=scratch.folder, max_steps=total, callbacks=[Progress("benchmark", total), recorder]
     )
     memory = PeakMemory(trainer.strategy.root_device)
     loader: DataLoader[Any] = DataLoader(range(total), batch_size=None)  # type: ignore[arg-type]

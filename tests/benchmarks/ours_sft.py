@@ -62,7 +62,7 @@ def train(args: argparse.Namespace, cfg: TinyConfig, meter: Meter, folder: Path)
     texts = settings.answers(loaded.tokenizer, count, args.completion_min, args.completion_max, args.seed, END_TOKENS)
     cases = write_cases(settings.prompts(cfg, count), texts, folder)
     samples = Samples(cases, folder)
-    chosen = SftSettings(steps=total, batch_size=args.batch, learning_rate=1e-4)
+    chosen = SftSettings(steps=total, batch_size=args.batch, learning_rate=1e-4, group_by_length=True)
     collate = SftCollator(loaded.processor, "", 2048)
     lengths = collate.text_lengths(cases) if chosen.group_by_length else None
     data = SftData(samples, None, collate, args.batch, total, args.seed, lengths=lengths)
