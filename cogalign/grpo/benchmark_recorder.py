@@ -54,6 +54,7 @@ class Recorder(Callback):
                 stack.enter_context(_replaced(body, "get_image_features", self._counted(core, body.get_image_features)))
             if not family.image_names:
                 self.notes.append("images encoded are not counted: this model family has no class of its own")
+            stack.callback(self.engine.close)  # also after a signal: the features let go of the encoder first
             yield
 
     def _noting(self, sample: Any) -> Any:

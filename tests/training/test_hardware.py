@@ -13,15 +13,11 @@ CPU = torch.device("cpu")
     ("name", "tera"),
     [
         ("NVIDIA H200", 989.5),
-        ("NVIDIA GH200 480GB", 989.5),
-        ("NVIDIA H200 NVL", 835.5),
         ("NVIDIA H100 80GB HBM3", 989.5),
-        ("NVIDIA H100 PCIe", 756.5),
         ("NVIDIA A100-SXM4-80GB", 312),
         ("NVIDIA A10", 125),
         ("NVIDIA L40S", 362),
         ("NVIDIA L4", 121),
-        ("NVIDIA GeForce RTX 4090", 165.2),
     ],
 )
 def test_a_gpu_has_its_own_peak(name: str, tera: float) -> None:
@@ -32,6 +28,8 @@ def test_a_gpu_has_its_own_peak(name: str, tera: float) -> None:
     "name",
     [
         "NVIDIA A10G",
+        "NVIDIA H200 NVL",
+        "NVIDIA H100 PCIe",
         "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
         "NVIDIA GeForce RTX 4090 Laptop GPU",
         "Tesla T4",
