@@ -136,7 +136,7 @@ class TrainerSettings:
     """Number of machines."""
     strategy: str = "auto"
     """Lightning's strategy: `auto` or `ddp`."""
-    precision: Literal["auto", "32-true", "bf16-true", "bf16-mixed"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """`auto` is bf16-mixed where the device has bfloat16 arithmetic, else 32-true."""
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""

@@ -68,7 +68,11 @@ class _Suffix(DynamicLayer):
     def keep(self, indices: Tensor) -> None:
         """Go on with some rows only."""
         self.rows = len(indices)
-        self.buffers = [buffer[indices] for buffer in self.buffers]
+        old, self.buffers = self.buffers, []
+        for buffer in old:
+            new = buffer.new_empty((self.rows, *buffer.shape[1:]))
+            new[:, :, : self.length] = buffer[indices, :, : self.length]
+            self.buffers.append(new)
 
 
 class _Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,8 +95,10 @@ class Collector:
         """Micro-batches of the step `index` of a stream, of its first `limit` cases."""
         source = self.streams[stream]
         assert source is not None
-        cases = source.step(index)[:limit]
-        draws = [Draw(case, (stream, index, place)) for place, case in enumerate(cases)]
+        draws = [Draw(case, (stream, index, place)) for place, case in enumerate(source.step(index))]
+        if limit is not None:  # any of the step's places, so that replacements keep the mix
+            order = np.random.default_rng(derive_seed(self.seed, "places", index)).permutation(len(draws))
+            draws = [draws[place] for place in sorted(order[:limit])]
         size, kind = self.settings.micro_batch, "rollout" if stream == MIX else "replacement"
         alone = len(draws) <= size and stream == MIX
         # with one micro-batch a generation its first pass can be kept for its first update

@@ -120,7 +120,7 @@ class Engine:
 
     def policy(self, micro: MicroBatch) -> Pass:
         """The policy's log-probabilities and entropies, with gradient if it is enabled."""
-        prompts = self._prompts(micro)
+        prompts = self.prompts(micro)
         start, prompts.start = prompts.start, None  # its graph is freed by one backward pass
         return self._scored(self.loaded.model, micro, prompts, start if torch.is_grad_enabled() else None)
 
@@ -130,23 +130,24 @@ class Engine:
         if self.reference is None:
             return None
         with self.reference.active() as model:
-            return self._scored(model, micro, self._prompts(micro), None)[0]
+            return self._scored(model, micro, self.prompts(micro), None)[0]
 
     @torch.no_grad()
     def old_logps(self, micro: MicroBatch) -> Tensor:
         """The policy's log-probabilities before any update, without gradient."""
-        return self._scored(self.loaded.model, micro, self._prompts(micro), None)[0]
+        return self._scored(self.loaded.model, micro, self.prompts(micro), None)[0]
 
     @torch.no_grad()
     def warm(self, micro: MicroBatch) -> None:
         """Encode the prompts of a micro-batch, and their images in the very batch in which they were encoded first."""
         family, core = self.loaded.family, self.loaded.core
-        prompts = self._prompts(micro)
+        prompts = self.prompts(micro)
         images = {name: prompts.inputs[name] for name in family.image_names if name in prompts.inputs}
         if images and "get_image_features" in vars(family.body(core)):
             family.body(core).get_image_features(**images)
 
-    def _prompts(self, micro: MicroBatch) -> Prompts:
+    def prompts(self, micro: MicroBatch) -> Prompts:
+        """The prompts of a micro-batch, encoded again where they are not there."""
         if micro.prompts is None:
             micro.prompts = self.encode(micro.draws)
         return micro.prompts

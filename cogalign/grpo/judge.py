@@ -91,7 +91,7 @@ class Judge:
         if len(result.errors) > 3:
             say(f"warning: step {step + 1}: {len(result.errors) - 3} more rewards are missing")
         names, shares = tuple(result.values), weights_at(step, self.settings)
-        weights = torch.tensor([shares[name] for name in names])
+        weights = torch.tensor([shares[name] for name in names], dtype=torch.float32)
         single = reward_table(result.values)
         return Judgement(names, single, total_rewards(single, weights), weights, result.seconds)
 

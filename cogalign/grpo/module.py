@@ -119,10 +119,10 @@ class GrpoModule(LightningModule):
         """Tokens of prompts and completions of all ranks."""
         here = 0.0
         for micro in micros:
-            assert micro.prompts is not None
-            prompts = micro.prompts.inputs["attention_mask"].sum(1)[micro.prompts.place]
+            made = self.engine.prompts(micro)
+            prompts = made.inputs["attention_mask"].sum(1)[made.place]
             here += float(prompts.sum()) * self.settings.num_generations + float(micro.rollout.mask.sum())
-        return int(self._sum(torch.tensor([here], device=self.device))[0])
+        return int(self._sum(torch.tensor([here], dtype=torch.float64, device=self.device))[0])
 
     def _update(self, part: Slice, watch: Stopwatch) -> dict[str, float]:
         """One optimizer step on the completions of `part`."""
@@ -132,7 +132,7 @@ class GrpoModule(LightningModule):
             group["lr"] = rate
         optimizer.zero_grad()
         normalizer = self._normalizer(part)
-        loss_sum = torch.zeros(1, device=self.device)
+        loss_sum = torch.zeros(1, dtype=torch.float64, device=self.device)
         stats: LossStats | None = None
         for micro in part.micros:
             with watch("forward"):
@@ -153,7 +153,7 @@ class GrpoModule(LightningModule):
     def _normalizer(self, part: Slice) -> float:
         """What the step's loss is divided by: it does not depend on how the step is cut into parts."""
         tokens = sum(float(micro.mask.sum()) for micro in part.micros if micro.mask is not None)
-        here = torch.tensor([float(sum(map(len, part.micros))), tokens], device=self.device)
+        here = torch.tensor([float(sum(map(len, part.micros))), tokens], dtype=torch.float64, device=self.device)
         completions, everywhere = self._sum(here).tolist()
         return step_normalizer(self.objective, completions, everywhere, self.trainer.world_size, tokens)
 

@@ -163,6 +163,7 @@ def _run(context: StageContext, pool: RewardPool, stack: ExitStack) -> dict[str,
     )
     rollouts = open_rollouts(context, loaded, stack)
     module = build_module(recipe, loaded, open_cases(context), pool, trainer.global_rank, trainer.world_size, rollouts)
+    stack.callback(module.engine.close)
     say(f"grpo: {settings.prompts_per_step} prompts x {settings.num_generations} completions a step")
     # the module knows its own position; the loader only counts optimizer steps
     steps: DataLoader[Any] = DataLoader(range(settings.steps), batch_size=None)  # type: ignore[arg-type]

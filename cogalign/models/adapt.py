@@ -41,11 +41,13 @@ def add_lora(loaded: LoadedModel, lora: LoraSettings, seed: int) -> LoadedModel:
 
 
 def train_all(loaded: LoadedModel, freeze_vision: bool, freeze_projector: bool) -> LoadedModel:
-    """Make all weights trainable but the vision encoder's and the projector's, as asked."""
+    """Make all weights trainable, in float32, but the vision encoder's and the projector's, as asked."""
     family = loaded.family
     for name, parameter in loaded.model.named_parameters():
         frozen = (freeze_vision and family.is_vision(name)) or (freeze_projector and family.is_projector(name))
         parameter.requires_grad_(not frozen)
+        if not frozen and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()  # small steps would be lost in the rounding of a short type
     return loaded
 
 
@@ -84,9 +86,8 @@ class Reference:
         """The reference model, without gradient, inside the block."""
         with torch.no_grad():
             if self._copy is not None:
-                # not a part of the LightningModule, so nobody else brings it to the policy's device and precision
-                like = next(self._loaded.model.parameters())
-                yield self._copy.to(device=like.device, dtype=like.dtype)
+                _follow(self._copy, self._loaded.model)
+                yield self._copy
                 return
             model = self._loaded.model
             model.base_model.set_adapter(REFERENCE)
@@ -95,6 +96,18 @@ class Reference:
             finally:
                 model.base_model.set_adapter(POLICY)
                 set_trainable(self._loaded)
+
+
+def _follow(copied: nn.Module, model: nn.Module) -> None:
+    """Bring a copy to the device and the types of its original, weight by weight and buffer by buffer.
+
+    It is not a part of the LightningModule, so nobody else does; and a model has more than one type.
+    """
+    for mine, theirs in zip(
+        (*copied.parameters(), *copied.buffers()), (*model.parameters(), *model.buffers()), strict=True
+    ):
+        if (mine.device, mine.dtype) != (theirs.device, theirs.dtype):
+            mine.data = mine.data.to(theirs.device, theirs.dtype)
 
 
 def _copy_adapter(model: nn.Module) -> None:

@@ -38,7 +38,7 @@ class ImageFeatures:
     images_asked: int = 0
     images_encoded: int = 0
     _distinct: Distinct = field(default_factory=Distinct)
-    _kept: list[tuple[Tensor, ...]] = field(default_factory=list)
+    _kept: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
     _seen: dict[int, tuple[list[weakref.ref[Tensor]], list[int], list[int]]] = field(default_factory=dict)
     _kind: Any = None
 
@@ -59,9 +59,9 @@ class ImageFeatures:
         if not places:
             return encoder(**images, **others)
         self.images_asked += len(places)
-        missing = sorted({place for place in places if place >= len(self._kept)})
+        missing = sorted(set(places) - self._kept.keys())
         if missing:
-            self._encode(family, encoder, [self._distinct.known[place] for place in missing], others)
+            self._encode(family, encoder, missing, others)
         pooled, *deeper = zip(*(self._kept[place] for place in places), strict=True)
         found = {"pooler_output": list(pooled)}
         return self._kind(**found, **({"deepstack_features": [list(layer) for layer in deeper]} if deeper else {}))
@@ -79,7 +79,8 @@ class ImageFeatures:
         self._seen[id(values[0])] = ([weakref.ref(value) for value in values], versions, places)
         return places
 
-    def _encode(self, family: Family, encoder: Encoder, pieces: Sequence[Inputs], others: dict[str, Any]) -> None:
+    def _encode(self, family: Family, encoder: Encoder, places: Sequence[int], others: dict[str, Any]) -> None:
+        pieces = [self._distinct.known[place] for place in places]
         together, order = family.together(pieces)
         with torch.no_grad():
             out = encoder(**together, **others)
@@ -90,7 +91,7 @@ class ImageFeatures:
                 f"{[len(layer) for layer in layers]}"
             )
         features = list(zip(*layers, strict=True))
-        self._kept += [features[order.index(i)] for i in range(len(pieces))]
+        self._kept |= {place: features[order.index(i)] for i, place in enumerate(places)}
         self._kind = type(out)
         self.images_encoded += len(pieces)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_NUMBERS, LEAST_TOKENS = 2**20, 128
+CHUNK_NUMBERS, LEAST_TOKENS = 2**20, {"cpu": 128, "cuda": 1024}
 """Logits that exist at once (4 MiB in float32), but never fewer than those of so many tokens."""
 
 Head = Callable[[Tensor], Tensor]
@@ -35,7 +35,7 @@ def hidden_logps(
         temperature: the logits are divided by it.
         vocabulary: V, for the size of the chunks.
     """
-    size = max(LEAST_TOKENS, CHUNK_NUMBERS // vocabulary)
+    size = max(LEAST_TOKENS.get(hidden.device.type, 128), CHUNK_NUMBERS // vocabulary)
     logps, entropies = [], []
     for part, wanted in zip(hidden.split(size), ids.split(size), strict=True):
         chunk = _Chunk(head, banned, temperature)

@@ -37,21 +37,26 @@ def sampling_weights(model: Any, parts: Sequence[nn.Module]) -> Iterator[int]:
         The number of layers that compute with copies.
     """
     layers: dict[int, Any] = {id(layer): layer for part in parts for layer in part.modules()}
-    folded = [layer for layer in layers.values() if hasattr(model, "peft_config") and _can_fold(layer)]
-    below = {id(layer.get_base_layer()) for layer in folded}
-    plain = [layer for key, layer in layers.items() if key not in below and _can_copy(layer)]
-    with torch.no_grad():
-        for layer in folded:
-            base = layer.get_base_layer()
-            weight = base.weight + layer.get_delta_weight(layer.active_adapters[0])
-            layer.forward = partial(_product, weight=_in_order(weight), bias=base.bias)
-        for layer in plain:
-            layer.forward = partial(_product, weight=_in_order(layer.weight), bias=layer.bias)
+    exact = not _is_autocast()  # under autocast the sum would be rounded to a short type
+    folded = [layer for layer in layers.values() if exact and hasattr(model, "peft_config") and _can_fold(layer)]
+    below = {id(inner) for layer in folded for inner in layer.modules()}
+    plain = [layer for key, layer in layers.items() if exact and key not in below and _can_copy(layer)]
     try:
+        with torch.no_grad():
+            for layer in folded:
+                base = layer.get_base_layer()
+                weight = base.weight + layer.get_delta_weight(layer.active_adapters[0])
+                layer.forward = partial(_product, weight=_in_order(weight), bias=base.bias)
+            for layer in plain:
+                layer.forward = partial(_product, weight=_in_order(layer.weight), bias=layer.bias)
         yield len(folded) + len(plain)
     finally:
         for layer in (*folded, *plain):
-            del layer.forward
+            vars(layer).pop("forward", None)
+
+
+def _is_autocast() -> bool:
+    return torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu")
 
 
 def _in_order(weight: Tensor) -> Tensor:
@@ -76,19 +81,17 @@ def fused_adapter(model: Any) -> Iterator[int]:
         The number of layers that were fused.
     """
     parts = [part for part in model.modules() if _can_fold(part)] if hasattr(model, "peft_config") else []
-    fused = (
-        [] if torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu") else [p for p in parts if _no_dropout(p)]
-    )
-    for part in fused:
-        name = part.active_adapters[0]
-        part.forward = partial(
-            _added, part.get_base_layer(), part.lora_A[name], part.lora_B[name], float(part.scaling[name])
-        )
+    fused = [] if _is_autocast() else [part for part in parts if _no_dropout(part)]
     try:
+        for part in fused:
+            name = part.active_adapters[0]
+            part.forward = partial(
+                _added, part.get_base_layer(), part.lora_A[name], part.lora_B[name], float(part.scaling[name])
+            )
         yield len(fused)
     finally:
         for part in fused:
-            del part.forward
+            vars(part).pop("forward", None)
 
 
 def _added(base: Any, down: Any, up: Any, scaling: float, values: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,30 +75,38 @@ class PackedAttention:
         """As `Attention.attend`; B is the number of prompts, T the length of a packed row."""
         keys, values = self.prefix.keys[layer], self.prefix.values[layer]
         if self.merge:
-            result: Tensor = _Merged.apply(query, key, value, keys, values, self.prefix.bias, self.layout, scaling)
-            return result
+            # the kernel takes one type; under autocast queries and values come in two, and bfloat16 has no backward
+            wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+            parts = [part.to(wide) for part in (query, key, value, keys, values)]
+            bias = None if self.prefix.bias is None else self.prefix.bias.to(wide)
+            result: Tensor = _Merged.apply(*parts, bias, self.layout, scaling)
+            return result.to(value.dtype)
+        query, key, keys = (part.to(value.dtype) for part in (query, key, keys))
         return self._joined(query, key, value, keys, values, scaling)
 
     def _joined(
         self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scaling: float
     ) -> Tensor:
-        layout = self.layout
+        layout, repeats = self.layout, query.shape[1] // key.shape[1]
         query, key, value = (layout.unpacked(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
-        steps = query.shape[2]
-        causal = torch.ones((steps, steps), dtype=torch.bool, device=query.device).tril()
-        before = torch.ones((len(query), 1, 1, keys.shape[2]), dtype=torch.bool, device=query.device)
+        # heads are repeated by hand: with a mask and grouped heads only the slowest of SDPA's kernels is left
+        key, value = (
+            torch.cat([before[layout.owner], own], 2).repeat_interleave(repeats, 1)
+            for before, own in ((keys, key), (values, value))
+        )
+        out = functional.scaled_dot_product_attention(query, key, value, self.mask, scale=scaling)
+        return layout.packed(out.transpose(1, 2))
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """[N, 1, M, L + M], which keys each completion's tokens see."""
+        layout, steps = self.layout, self.layout.valid.shape[1]
+        length, device = self.prefix.keys[0].shape[2], layout.owner.device
+        causal = torch.ones((steps, steps), dtype=torch.bool, device=device).tril()
+        before = torch.ones((len(layout.owner), 1, 1, length), dtype=torch.bool, device=device)
         if self.prefix.bias is not None:
             before = (self.prefix.bias == 0)[layout.owner]
-        mask = torch.cat([before.expand(-1, 1, steps, -1), causal.expand(len(query), 1, -1, -1)], -1)
-        out = functional.scaled_dot_product_attention(
-            query,
-            torch.cat([keys[layout.owner], key], 2),
-            torch.cat([values[layout.owner], value], 2),
-            mask,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        return layout.packed(out.transpose(1, 2))
+        return torch.cat([before.expand(-1, 1, steps, -1), causal.expand(len(layout.owner), 1, -1, -1)], -1)
 
 
 class _Merged(torch.autograd.Function):

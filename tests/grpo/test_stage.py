@@ -22,6 +22,7 @@ from cogalign.recipe import (
     MixSettings,
     ModelSettings,
     Recipe,
+    RewardWeights,
     TrackingSettings,
     TrainerSettings,
 )
@@ -144,6 +145,28 @@ def test_steps_per_generation_and_micro_batches_change_no_loss_and_no_gradient(
     for name in ("reward", "reward_std", "completions/mean_length", "loss", "grad_norm", "entropy"):
         found, wanted = ([float(row[name]) for row in table] for table in (together, alone))
         assert found == pytest.approx(wanted, rel=2e-5, abs=1e-7), name
+
+
+def test_groups_that_teach_nothing_are_replaced_without_a_reference_too(make: Any, tmp_path: Path) -> None:
+    """With beta 0 nothing but the update itself encodes the new prompts."""
+    fields = {"steps": 3, "num_iterations": 1, "beta": 0.0, "num_generations": 2, "dynamic_sampling": 3}
+    only = RewardWeights(format=0.0, cognition=0.0, diagnosis=0.0)
+    rare = [CustomReward("tests.grpo.longer.even_reward")]
+    run(make(tmp_path / "kept", **fields | {"dynamic_sampling": 0}, reward_weights=only, custom_rewards=rare))
+    run(make(tmp_path / "replaced", **fields, reward_weights=only, custom_rewards=rare))
+    kept, replaced = rows(tmp_path / "kept"), rows(tmp_path / "replaced")
+    assert sum(float(row["dynamic_sampling/replaced"]) for row in replaced) > 0
+    flat = [sum(float(row["frac_reward_zero_std"]) for row in table) for table in (replaced, kept)]
+    assert flat[0] < flat[1]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_short_types_run_on_a_cpu(make: Any, tmp_path: Path, precision: str) -> None:
+    made = make(tmp_path, steps=2)
+    made.recipe.trainer.precision = precision
+    made.recipe.model.dtype = "bfloat16"
+    metrics = run(made)
+    assert metrics["steps"] == 2 and all(float(row["grad_norm"]) > 0 for row in rows(tmp_path))
 
 
 def test_the_completions_of_an_unfinished_generation_are_in_the_checkpoint(

@@ -32,7 +32,7 @@ def test_on_a_gpu_with_bfloat16_precision_is_mixed(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_given_precision_is_kept() -> None:
-    assert resolve_precision(TrainerSettings(accelerator="cpu", precision="bf16-true")) == "bf16-true"
+    assert resolve_precision(TrainerSettings(accelerator="cpu", precision="bf16-mixed")) == "bf16-mixed"
 
 
 def test_threads_are_set(tmp_path: Path) -> None:
