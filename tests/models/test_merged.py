@@ -58,10 +58,13 @@ def test_a_fused_adapter_gives_the_same_logits_and_gradients(adapted: LoadedMode
 
 
 def test_nothing_is_folded_or_fused_where_the_sum_would_be_rounded(adapted: LoadedModel) -> None:
-    layers = parts(adapted)
-    with torch.autocast("cpu", torch.bfloat16), sampling_weights(adapted.model, layers) as folded:
-        with fused_adapter(adapted.model) as fused:
-            assert (folded, fused) == (0, 0)
+    model, layers = adapted.model, parts(adapted)
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        sampling_weights(model, layers) as folded,
+        fused_adapter(model) as fused,
+    ):
+        assert (folded, fused) == (0, 0)
 
 
 def test_a_failure_while_weights_are_copied_leaves_no_layer_changed(
