@@ -19,7 +19,7 @@ from cogalign.models.adapt import Reference
 from cogalign.models.features import ImageFeatures, shared_image_features
 from cogalign.models.inputs import Inputs
 from cogalign.models.load import LoadedModel
-from cogalign.models.prefill import prefill
+from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import distinct_prompts, encode_prompts, to_device
 from cogalign.recipe import GrpoSettings
 
@@ -122,7 +122,7 @@ class Engine:
         """The policy's log-probabilities and entropies, with gradient if it is enabled."""
         prompts = self.prompts(micro)
         start, prompts.start = prompts.start, None  # its graph is freed by one backward pass
-        return self._scored(self.loaded.model, micro, prompts, start if torch.is_grad_enabled() else None)
+        return self._scored(self.loaded.model, micro, prompts, start if torch.is_grad_enabled() else None, True)
 
     @torch.no_grad()
     def reference_logps(self, micro: MicroBatch) -> Tensor | None:
@@ -130,12 +130,12 @@ class Engine:
         if self.reference is None:
             return None
         with self.reference.active() as model:
-            return self._scored(model, micro, self.prompts(micro), None)[0]
+            return self._scored(model, micro, self.prompts(micro))[0]
 
     @torch.no_grad()
     def old_logps(self, micro: MicroBatch) -> Tensor:
         """The policy's log-probabilities before any update, without gradient."""
-        return self._scored(self.loaded.model, micro, self.prompts(micro), None)[0]
+        return self._scored(self.loaded.model, micro, self.prompts(micro))[0]
 
     @torch.no_grad()
     def warm(self, micro: MicroBatch) -> None:
@@ -152,9 +152,9 @@ class Engine:
             micro.prompts = self.encode(micro.draws)
         return micro.prompts
 
-    def _scored(self, model: Any, micro: MicroBatch, prompts: Prompts, start: Any) -> Pass:
+    def _scored(
+        self, model: Any, micro: MicroBatch, prompts: Prompts, start: Prefill | None = None, with_entropy: bool = False
+    ) -> Pass:
         owner = prompts.place.repeat_interleave(self.settings.num_generations)
-        rollout = micro.rollout
-        return completion_logps(
-            self.loaded, model, prompts.inputs, rollout.ids, rollout.mask, owner, self.settings.temperature, start
-        )
+        ids, mask, temperature = micro.rollout.ids, micro.rollout.mask, self.settings.temperature
+        return completion_logps(self.loaded, model, prompts.inputs, ids, mask, owner, temperature, start, with_entropy)

@@ -27,6 +27,7 @@ def completion_logps(
     owner: Tensor,
     temperature: float,
     start: Prefill | None = None,
+    with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of every token of the completions.
 
@@ -43,6 +44,7 @@ def completion_logps(
         owner: [N], the prompt of each completion.
         temperature: the sampling temperature.
         start: the prompts as this very model left them, if they ran before.
+        with_entropy: False spares the entropies, which are 0 then.
 
     Returns:
         Log-probabilities [N, T] and, without gradient, entropies [N, T] in nats.
@@ -53,7 +55,9 @@ def completion_logps(
     begun = prefill(family, model, prompt) if start is None else start
     if bool((owner.diff() < 0).any()):  # completions of one prompt stand together
         owner, order = owner.sort(stable=True)
-        logps, entropies = completion_logps(loaded, model, prompt, ids[order], mask[order], owner, temperature, begun)
+        logps, entropies = completion_logps(
+            loaded, model, prompt, ids[order], mask[order], owner, temperature, begun, with_entropy
+        )
         back = order.argsort()
         return logps[back], entropies[back]
     with fused_adapter(model):
@@ -67,6 +71,7 @@ def completion_logps(
         banned_ids(loaded, ids.device),
         temperature,
         core.config.get_text_config().vocab_size,
+        with_entropy,
     )
     logps, entropies = (values.new_zeros(kept.shape).masked_scatter(kept, values) for values in found)
     return logps, entropies

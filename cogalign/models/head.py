@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,13 @@ def allowed_logits(logits: Tensor, banned: Tensor) -> Tensor:
 
 
 def hidden_logps(
-    head: Head, hidden: Tensor, ids: Tensor, banned: Tensor, temperature: float, vocabulary: int
+    head: Head,
+    hidden: Tensor,
+    ids: Tensor,
+    banned: Tensor,
+    temperature: float,
+    vocabulary: int,
+    with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and (without gradient) entropy in nats of each token, both [K].
 
@@ -34,37 +41,61 @@ def hidden_logps(
         banned: ids of tokens that are never sampled.
         temperature: the logits are divided by it.
         vocabulary: V, for the size of the chunks.
+        with_entropy: False spares the entropies, which are 0 then.
     """
     size = max(LEAST_TOKENS.get(hidden.device.type, 128), CHUNK_NUMBERS // vocabulary)
     logps, entropies = [], []
     for part, wanted in zip(hidden.split(size), ids.split(size), strict=True):
-        chunk = _Chunk(head, banned, temperature)
+        chunk = _Chunk(head, banned, temperature, with_entropy)
         if torch.is_grad_enabled():
             logps.append(checkpoint(chunk.logps, part, wanted, use_reentrant=False))
         else:
             logps.append(chunk.logps(part, wanted))
-        assert chunk.entropy is not None
-        entropies.append(chunk.entropy)
+        entropies.append(logps[-1].new_zeros(len(part)) if chunk.entropy is None else chunk.entropy)
     return torch.cat(logps), torch.cat(entropies)
 
 
 class _Chunk:
     """One chunk of tokens; its entropy is computed the first time only, not again in the backward pass."""
 
-    def __init__(self, head: Head, banned: Tensor, temperature: float) -> None:
-        self.head, self.banned, self.temperature = head, banned, temperature
+    def __init__(self, head: Head, banned: Tensor, temperature: float, with_entropy: bool) -> None:
+        self.head, self.banned, self.temperature, self.with_entropy = head, banned, temperature, with_entropy
         self.entropy: Tensor | None = None
 
     def logps(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Log-probabilities [K] of tokens `ids` [K] from `hidden` [K, hidden]."""
-        logits = allowed_logits(self.head(hidden), self.banned) / self.temperature
-        normaliser = logits.logsumexp(-1)
-        if self.entropy is None:
-            self.entropy = self._entropy(logits.detach(), normaliser.detach())
+        logits = self.head(hidden)
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        if len(self.banned):
+            # in place, and unknown to autograd: the gradient there is 0 without it
+            logits.detach().index_fill_(-1, self.banned, float("-inf"))
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        normaliser = logits.detach().logsumexp(-1)
+        if self.with_entropy and self.entropy is None:
+            self.entropy = _entropy(logits.detach(), normaliser)
+        found: Tensor = _LogProb.apply(logits, ids, normaliser)
+        return found
+
+
+class _LogProb(torch.autograd.Function):
+    """log softmax(logits)[id], and its gradient id - softmax, in as few passes over the logits as it takes."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, normaliser: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, ids, normaliser)
         return logits.gather(1, ids[:, None])[:, 0] - normaliser
 
-    def _entropy(self, logits: Tensor, normaliser: Tensor) -> Tensor:
-        # a token that cannot be drawn has probability 0, and 0 * -inf would be NaN
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, ids, normaliser = ctx.saved_tensors
+        grad = gradients[0][:, None]
         chances = (logits - normaliser[:, None]).exp_()
-        finite = logits.index_fill(-1, self.banned, 0.0) if len(self.banned) else logits
-        return normaliser - (chances * finite).sum(-1)
+        return chances.mul_(-grad).scatter_add_(1, ids[:, None], grad.to(logits.dtype)), None, None
+
+
+def _entropy(logits: Tensor, normaliser: Tensor) -> Tensor:
+    """Entropy [K] in nats. A token that cannot be drawn has probability 0, and 0 * -inf would be NaN."""
+    chances = (logits - normaliser[:, None]).exp_()
+    return normaliser - torch.linalg.vecdot(chances, logits.clamp(min=-1e30))
