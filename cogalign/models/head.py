@@ -67,7 +67,9 @@ class _Chunk:
         logits = self.head(hidden)
         if logits.dtype != torch.float64:
             logits = logits.float()
-        if len(self.banned):
+        if len(self.banned) and (logits is hidden or logits._base is not None):
+            logits = logits.index_fill(-1, self.banned, float("-inf"))
+        elif len(self.banned):
             # in place, and unknown to autograd: the gradient there is 0 without it
             logits.detach().index_fill_(-1, self.banned, float("-inf"))
         if self.temperature != 1:

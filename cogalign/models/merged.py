@@ -44,9 +44,10 @@ def sampling_weights(model: Any, parts: Sequence[nn.Module]) -> Iterator[int]:
     try:
         with torch.no_grad():
             for layer in folded:
-                base = layer.get_base_layer()
-                weight = base.weight + layer.get_delta_weight(layer.active_adapters[0])
-                layer.forward = partial(_product, weight=_in_order(weight), bias=base.bias)
+                base, name = layer.get_base_layer(), layer.active_adapters[0]
+                down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+                weight = torch.addmm(base.weight.t(), down.t(), up.t(), alpha=float(layer.scaling[name]))
+                layer.forward = partial(_product, weight=weight, bias=base.bias)
             for layer in plain:
                 layer.forward = partial(_product, weight=_in_order(layer.weight), bias=layer.bias)
         yield len(folded) + len(plain)

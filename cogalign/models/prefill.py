@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +56,8 @@ def prefill(family: Family, model: Any, prompt: Inputs) -> Prefill:
     positions, following = family.prompt_positions(core, prompt)
     mask = prompt["attention_mask"]
     given = {name: value for name, value in prompt.items() if name != "attention_mask"}
-    with fused_adapter(model):
+    ends = (torch.arange(len(mask), device=mask.device), mask.sum(1) - 1)
+    with fused_adapter(model), _last_tokens_only(family.text_model(core), ends):
         out = family.body(core)(**given, position_ids=positions, use_cache=True)
     layers = out.past_key_values.layers if out.past_key_values is not None else ()
     if not any(layer.get_seq_length() for layer in layers):
@@ -68,5 +71,28 @@ def prefill(family: Family, model: Any, prompt: Inputs) -> Prefill:
                 f"cache layer {type(layer).__name__}: shared prompts need layers that keep all keys and values"
             )
     prefix = Prefix.of([layer.keys for layer in layers], [layer.values for layer in layers], mask)
-    rows = torch.arange(len(mask), device=mask.device)
-    return Prefill(out.last_hidden_state[rows, mask.sum(1) - 1], following, prefix)
+    return Prefill(out.last_hidden_state[ends], following, prefix)
+
+
+@contextmanager
+def _last_tokens_only(text_model: Any, ends: tuple[Tensor, Tensor]) -> Iterator[None]:
+    """Inside the block the last layer's MLP is computed for the prompts' last tokens only.
+
+    Of all others nothing is needed of the last layer but keys and values, which come before its MLP. Layers without the
+    usual gated MLP are left alone.
+    """
+    layers = getattr(text_model, "layers", None)
+    mlp: Any = getattr(layers[-1], "mlp", None) if layers is not None and len(layers) else None
+    if not all(hasattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj")) or "forward" in vars(mlp):
+        yield
+        return
+    whole = mlp.forward
+
+    def some(values: Tensor) -> Tensor:
+        return torch.zeros_like(values).index_put(ends, whole(values[ends]).to(values.dtype))
+
+    mlp.forward = some
+    try:
+        yield
+    finally:
+        del mlp.forward

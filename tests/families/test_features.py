@@ -116,7 +116,7 @@ def test_kept_features_have_no_gradient_and_the_rest_has(frozen: LoadedModel, im
     expected = gradients()
     with shared_image_features(frozen) as features:
         found = [gradients(), gradients()]
-        assert not any(tensor.requires_grad for kept in features._kept for tensor in kept)
+        assert not any(tensor.requires_grad for kept in features._kept.values() for tensor in kept)
     for each in found:
         for a, b in zip(each, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
