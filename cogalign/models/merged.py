@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +82,8 @@ def fused_adapter(model: Any) -> Iterator[int]:
     Yields:
         The number of layers that were fused.
     """
-    parts = [part for part in model.modules() if _can_fold(part)] if hasattr(model, "peft_config") else []
-    fused = [] if _is_autocast() else [part for part in parts if _no_dropout(part)]
+    parts = _adapted(model) if hasattr(model, "peft_config") and not _is_autocast() else []
+    fused = [part for part in parts if _can_fold(part) and _no_dropout(part)]
     try:
         for part in fused:
             name = part.active_adapters[0]
@@ -93,6 +94,16 @@ def fused_adapter(model: Any) -> Iterator[int]:
     finally:
         for part in fused:
             vars(part).pop("forward", None)
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
+
+
+def _adapted(model: nn.Module) -> list[Any]:
+    """The layers of `model` that hold adapters; adapters that are added later are in the same layers."""
+    if model not in _KNOWN:
+        _KNOWN[model] = [part for part in model.modules() if hasattr(part, "lora_A")]
+    return _KNOWN[model]
 
 
 def _added(base: Any, down: Any, up: Any, scaling: float, values: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ def attention_through(text_model: Any) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, shared_prefix_attention)
-    configs = {id(part.config): part.config for part in text_model.modules() if hasattr(part, "config")}
+    configs = _configs(text_model)
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
     for config in configs.values():
         config._attn_implementation_internal = NAME
@@ -96,6 +97,17 @@ def attention_through(text_model: Any) -> Iterator[None]:
     finally:
         for key, config in configs.items():
             config._attn_implementation_internal = before[key]
+
+
+_KNOWN: WeakKeyDictionary[Any, dict[int, Any]] = WeakKeyDictionary()
+
+
+def _configs(text_model: Any) -> dict[int, Any]:
+    """The settings that the layers of a language model read, most often one object."""
+    if text_model not in _KNOWN:
+        parts = [part for part in text_model.modules() if hasattr(part, "config")]
+        _KNOWN[text_model] = {id(part.config): part.config for part in parts}
+    return _KNOWN[text_model]
 
 
 def prefix_attention(

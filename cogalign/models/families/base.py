@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from cogalign.models.inputs import Inputs, join_tokens, split_tokens, token_names
+
+_TEXT_PATHS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""Where the language model of a model is; looking for it costs as much as a layer."""
 
 
 class Family:
@@ -83,7 +87,9 @@ class Family:
 
     def text_model(self, model: Any) -> Any:
         """The language model inside, without LM head."""
-        return model.get_submodule(self.language_model_path(model))
+        if model not in _TEXT_PATHS:
+            _TEXT_PATHS[model] = self.language_model_path(model)
+        return model.get_submodule(_TEXT_PATHS[model])
 
     def head(self, model: Any) -> Any:
         """The LM head: hidden states in, logits out."""
