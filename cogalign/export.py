@@ -27,6 +27,7 @@ from torch import Tensor
 
 from cogalign.model_card import render_card
 from cogalign.models.load import load_model, resolve_name
+from cogalign.models.patches import embed_patches_by_convolution
 from cogalign.recipe import ModelSettings
 from cogalign.training.atomic import readable
 from cogalign.training.context import StageContext
@@ -61,6 +62,7 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     settings = context.recipe.export
     loaded = load_model(context.recipe.model, context.checkpoint(settings.model))
+    embed_patches_by_convolution(loaded.model)  # in a short type the product rounds otherwise than who reloads it
     base_keys = file_keys(base_folder(context.recipe.model))
     model = merged(loaded.model, settings.dtype)
     set_generation_defaults(model, loaded.processor.tokenizer)

@@ -40,7 +40,9 @@ def tables(cls: Any, prefix: str, title: str, intro: str, help_: dict[tuple[str,
     for field in fields(cls):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         key = prefix + field.name
-        meaning = help_[cls.__name__, field.name].replace("|", "or").replace("None", "null").replace("null (null)", "null")
+        meaning = (
+            help_[cls.__name__, field.name].replace("|", "or").replace("None", "null").replace("null (null)", "null")
+        )
         if is_dataclass(default):
             later += tables(type(default), f"{key}.", f"`{key}`", meaning + ".", help_)
             continue

@@ -28,6 +28,13 @@ def embed_patches_by_matmul(model: nn.Module) -> int:
     return len(found)
 
 
+def embed_patches_by_convolution(model: nn.Module) -> None:
+    """Undo `embed_patches_by_matmul`: the model computes as it does where cogalign is not."""
+    for part in model.modules():
+        if type(part) is PatchProjection:
+            part.__class__ = nn.Conv3d
+
+
 def _covers(part: nn.Conv3d) -> bool:
     """Whether the kernel steps by its own size, so that an input of its size is one product."""
     return part.kernel_size == part.stride and part.groups == 1 and part.padding == (0, 0, 0)

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from cogalign.models.load import LoadedModel
-from cogalign.models.patches import PatchProjection, embed_patches_by_matmul
+from cogalign.models.patches import PatchProjection, embed_patches_by_convolution, embed_patches_by_matmul
 
 
 def test_embedded_patches_and_their_gradients_are_the_convolutions(own_tiny: LoadedModel) -> None:
@@ -26,6 +26,11 @@ def test_only_kernels_that_step_by_their_own_size_are_changed() -> None:
     )
     assert embed_patches_by_matmul(model) == 1
     assert [type(part).__name__ for part in model] == ["PatchProjection", "Conv3d", "Conv3d"]
+
+
+def test_patches_are_embedded_as_everywhere_else_again(own_tiny: LoadedModel) -> None:
+    embed_patches_by_convolution(own_tiny.model)
+    assert type(own_tiny.model.model.visual.patch_embed.proj) is nn.Conv3d
 
 
 def test_an_input_of_many_patches_is_convolved() -> None:

@@ -55,7 +55,9 @@ def test_grpo_settings_are_the_papers(size: str) -> None:
     grpo = recipe.grpo
     assert (grpo.steps, grpo.learning_rate, grpo.beta, grpo.num_generations) == (200, 1e-6, 0.04, 8)
     assert grpo.prompts_per_step * grpo.num_generations == 256
-    assert vars(grpo.reward_weights) == {"format": 1.0, "cognition": 1.0, "diagnosis": 2.0}
+    used = {name: weight for name, weight in vars(grpo.reward_weights).items() if weight != 0}
+    assert used == {"format": 1.0, "cognition": 1.0, "diagnosis": 2.0} and grpo.custom_rewards == []
+    assert (grpo.objective, grpo.scale_rewards, grpo.aggregation, grpo.kl) == ("grpo", "group", "sum", "k3")
     assert grpo.prompts_per_step % int(recipe.trainer.devices) == 0
 
 

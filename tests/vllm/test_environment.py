@@ -23,7 +23,7 @@ print(json.dumps({one.metadata["Name"].lower().replace("_", "-"): one.version.pa
 def test_the_versions_are_the_pinned_ones(vllm_settings: VllmSettings) -> None:
     lines = [line for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     pinned = {name.lower().replace("_", "-"): version for name, _, version in (line.partition("==") for line in lines)}
-    command = [str(vllm_settings.python), "-c", READ]
+    command = [str(vllm_settings.python), "-I", "-c", READ]  # not what lies in the current folder
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert {name: found.get(name) for name in pinned if name not in TAKEN_OUT} == {
         name: version for name, version in pinned.items() if name not in TAKEN_OUT
