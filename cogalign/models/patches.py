@@ -30,9 +30,9 @@ def embed_patches_by_matmul(model: nn.Module) -> int:
 
 def embed_patches_by_convolution(model: nn.Module) -> None:
     """Undo `embed_patches_by_matmul`: the model computes as it does where cogalign is not."""
-    for part in model.modules():
-        if type(part) is PatchProjection:
-            part.__class__ = nn.Conv3d
+    found: list[nn.Module] = [part for part in model.modules() if type(part) is PatchProjection]
+    for part in found:
+        part.__class__ = nn.Conv3d
 
 
 def _covers(part: nn.Conv3d) -> bool:
