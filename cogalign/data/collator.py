@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cogalign.data.case import Case
+from cogalign.models.inputs import right_padded, token_names
 from cogalign.models.prompts import append_completions, encode_answers, encode_prompts, pad_completions
 
 
@@ -24,12 +25,11 @@ def pad_on_the_right(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     Causal attention never looks ahead, so padding on the right needs no attention mask.
 
     Args:
-        inputs: tensors of a batch with `attention_mask` [B, L]; whatever has its shape is moved, the rest is kept.
+        inputs: tensors of a batch; those of tokens [B, L], labels among them, are moved, the rest is kept.
     """
-    mask = inputs["attention_mask"]
-    longest = int(mask.sum(1).max())
-    order = mask.argsort(dim=1, descending=True, stable=True)[:, :longest]
-    return {name: v.gather(1, order) if v.shape == mask.shape else v for name, v in inputs.items()}
+    longest = int(inputs["attention_mask"].sum(1).max())
+    moved = right_padded(inputs)
+    return {**moved, **{name: moved[name][:, :longest] for name in token_names(moved)}}
 
 
 @dataclass

@@ -30,6 +30,7 @@ from cogalign.grpo.vllm_rollouts import VllmRollouts
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import GrpoSettings
 from cogalign.training.checkpoints import keep_trainable
+from cogalign.training.schedules import warmup_cosine
 from cogalign.training.stopwatch import Stopwatch
 from cogalign.training.tracking import log_step
 
@@ -274,9 +275,6 @@ class GrpoModule(LightningModule):
 
 def learning_rate_factor(step: int, settings: GrpoSettings) -> float:
     """Factor of the learning rate at an optimizer step (from 0): linear warm-up, then constant or cosine to zero."""
-    warmup = max(1, round(settings.steps * settings.warmup_share))
-    if step < warmup:
-        return (step + 1) / warmup
-    if settings.schedule == "constant":
+    if settings.schedule == "constant" and step >= round(settings.steps * settings.warmup_share):
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, settings.steps - warmup)))
+    return warmup_cosine(step, settings.steps, settings.warmup_share)

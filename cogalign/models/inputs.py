@@ -20,21 +20,25 @@ def token_names(prompt: Inputs) -> list[str]:
     return [name for name, value in prompt.items() if value.shape == shape and not value.is_floating_point()]
 
 
+def padding_is_behind(mask: Tensor) -> bool:
+    """Whether each row of `mask` [B, L] is ones, then zeros: causal attention needs no such mask."""
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())
+
+
 def left_padded(prompt: Inputs) -> Inputs:
     """The same prompts with their padding on the left; the same object where it stands there already."""
     mask = prompt["attention_mask"]
-    if bool((mask.diff(dim=1) >= 0).all()):
-        return prompt
-    order = mask.argsort(dim=1, stable=True)
-    return {**prompt, **{name: prompt[name].gather(1, order) for name in token_names(prompt)}}
+    return prompt if padding_is_behind(mask.flip(1)) else _moved(prompt, mask.argsort(dim=1, stable=True))
 
 
 def right_padded(prompt: Inputs) -> Inputs:
     """The same prompts with their padding on the right; the same object where it stands there already."""
     mask = prompt["attention_mask"]
-    if bool((mask.diff(dim=1) <= 0).all()):
-        return prompt
-    order = mask.argsort(dim=1, stable=True, descending=True)
+    return prompt if padding_is_behind(mask) else _moved(prompt, mask.argsort(dim=1, stable=True, descending=True))
+
+
+def _moved(prompt: Inputs, order: Tensor) -> Inputs:
+    """The tensors of tokens in another order [P, L] of each row."""
     return {**prompt, **{name: prompt[name].gather(1, order) for name in token_names(prompt)}}
 
 

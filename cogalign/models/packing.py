@@ -88,10 +88,10 @@ class PackedAttention:
         self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scaling: float
     ) -> Tensor:
         layout, repeats = self.layout, query.shape[1] // key.shape[1]
-        query, key, value = (layout.unpacked(x.transpose(1, 2)).transpose(1, 2) for x in (query, key, value))
         # heads are repeated by hand: with a mask and grouped heads only the slowest of SDPA's kernels is left
+        query, key, value = _apart(query, key, value, layout)
         key, value = (
-            torch.cat([before[layout.owner], own], 2).repeat_interleave(repeats, 1)
+            torch.cat([before[layout.owner].repeat_interleave(repeats, 1), own], 2)
             for before, own in ((keys, key), (values, value))
         )
         out = functional.scaled_dot_product_attention(query, key, value, self.mask, scale=scaling)

@@ -49,11 +49,6 @@ class Prefix:
             bias = bias.masked_fill(mask == 0, float("-inf"))[:, None, None]
         return cls(keys, values, bias)
 
-    def select(self, rows: Tensor) -> Prefix:
-        """The prompts `rows` only."""
-        bias = None if self.bias is None else self.bias[rows]
-        return Prefix([k[rows] for k in self.keys], [v[rows] for v in self.values], bias)
-
 
 def shared_prefix_attention(
     module: Any,

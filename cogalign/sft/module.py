@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +11,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional
 
+from cogalign.models.inputs import padding_is_behind
 from cogalign.models.load import LoadedModel
 from cogalign.models.merged import fused_adapter
 from cogalign.recipe import SftSettings
 from cogalign.training.checkpoints import keep_trainable
+from cogalign.training.schedules import warmup_cosine
 from cogalign.training.tracking import log_step
-
-
-def warmup_cosine(step: int, steps: int, warmup_share: float) -> float:
-    """Factor of the learning rate at `step` of `steps`: linear warm-up, then cosine decay to zero."""
-    warmup = max(1, round(steps * warmup_share))
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -36,11 +28,6 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: [B, L], -100 where no loss is taken.
     """
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
-
-
-def padding_is_behind(mask: Tensor) -> bool:
-    """Whether each row of `mask` [B, L] is ones, then zeros: causal attention needs no such mask."""
-    return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 class SftModule(LightningModule):

@@ -91,7 +91,7 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
-        self._may_reset = _reset_resident_peak()
+        self._may_reset = reset_resident_peak()
         self._start = resident()
 
     @property
@@ -122,7 +122,7 @@ def resident() -> dict[str, int] | None:
     return {"now": int(found["VmRSS"]) * 1024, "peak": int(found["VmHWM"]) * 1024}
 
 
-def _reset_resident_peak() -> bool:
+def reset_resident_peak() -> bool:
     """Forget the peak so far; whether the system let us (proc(5), `clear_refs`)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

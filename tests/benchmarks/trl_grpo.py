@@ -13,17 +13,16 @@ from peer import settings
 from peer.meter import Meter, count_processor, count_vision, memory_mb, reset_peak
 from peer.reward import even_token_reward
 from peer.tiny_qwen3vl import TinyConfig, build
-from peer.trl_common import StepEnd, lora, prompt_table
+from peer.trl_common import StepEnd, lora, prompt_table, quiet
 from trl import GRPOConfig, GRPOTrainer
 
 
 def make_config(args: argparse.Namespace, folder: str) -> GRPOConfig:
     """TRL's settings of the same step: on-policy, KL by the base weights, float32, no gradient checkpointing."""
-    batch, total = args.prompts * args.group, args.steps + args.warmup
+    batch = args.prompts * args.group
     micro = args.micro_batch or batch
     return GRPOConfig(
-        output_dir=folder,
-        max_steps=total,
+        **quiet(args, folder),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=batch // micro,
         num_generations=args.group,
@@ -35,16 +34,6 @@ def make_config(args: argparse.Namespace, folder: str) -> GRPOConfig:
         loss_type="grpo",
         scale_rewards="group",
         learning_rate=1e-5,
-        max_grad_norm=1.0,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        dataloader_num_workers=0,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=total,
-        disable_tqdm=True,
-        seed=args.seed,
     )
 
 

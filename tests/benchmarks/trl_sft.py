@@ -13,7 +13,7 @@ import torch
 from peer import settings
 from peer.meter import Meter, count_processor, count_vision, memory_mb, reset_peak
 from peer.tiny_qwen3vl import TinyConfig, build
-from peer.trl_common import StepEnd, lora, prompt_table
+from peer.trl_common import StepEnd, lora, prompt_table, quiet
 from trl import SFTConfig, SFTTrainer
 
 TEMPLATE_TOKENS = 2  # the chat template closes an answer with the end of turn and a line feed
@@ -21,24 +21,12 @@ TEMPLATE_TOKENS = 2  # the chat template closes an answer with the end of turn a
 
 def make_config(args: argparse.Namespace, folder: str) -> SFTConfig:
     """TRL's settings of the same step: loss on the answers, float32, no gradient checkpointing."""
-    total = args.steps + args.warmup
     return SFTConfig(
-        output_dir=folder,
-        max_steps=total,
+        **quiet(args, folder),
         per_device_train_batch_size=args.batch,
         completion_only_loss=True,
         max_length=None,
         learning_rate=1e-4,
-        max_grad_norm=1.0,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
-        dataloader_num_workers=0,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=total,
-        disable_tqdm=True,
-        seed=args.seed,
     )
 
 

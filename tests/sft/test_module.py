@@ -8,9 +8,11 @@ import torch
 
 from cogalign.data.caseset import read_case_set
 from cogalign.data.collator import SftCollator
+from cogalign.models.inputs import padding_is_behind
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import SftSettings
-from cogalign.sft.module import SftModule, answer_loss, padding_is_behind, warmup_cosine
+from cogalign.sft.module import SftModule, answer_loss
+from cogalign.training.schedules import warmup_cosine
 
 
 def test_the_loss_is_the_mean_over_the_answers_tokens() -> None:

@@ -22,10 +22,11 @@ from cogalign.recipe import (
     TrackingSettings,
     TrainerSettings,
 )
-from cogalign.sft.module import SftModule, warmup_cosine
+from cogalign.sft.module import SftModule
 from cogalign.sft.stage import run
 from cogalign.training.context import StageContext
 from cogalign.training.interrupt import Interrupted
+from cogalign.training.schedules import warmup_cosine
 
 STEPS = 5
 

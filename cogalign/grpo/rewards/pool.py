@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pebble import ProcessPool
 
-from cogalign.grpo.rewards.protocol import Completion, Reward
+from cogalign.grpo.rewards.protocol import Completion, Reward, reward_arguments
 from cogalign.grpo.rewards.worker import GRACE, Judged, described, judge, start
 
 START = 60.0
@@ -97,17 +97,8 @@ class RewardPool:
         Raises:
             ValueError: a column has not N values.
         """
-        n = len(completions)
-        batch: dict[str, Sequence[Any]] = {
-            "prompts": [""] * n if prompts is None else prompts,
-            "completions": completions,
-            "completion_ids": [[]] * n if completion_ids is None else completion_ids,
-            **columns,
-        }
-        for name, values in batch.items():
-            if len(values) != n:
-                raise ValueError(f"reward column {name!r}: found {len(values)} values, wanted {n}, one a completion")
-        return PendingRewards(self, batch, n)
+        batch = reward_arguments(completions, columns, prompts, completion_ids)
+        return PendingRewards(self, batch, len(completions))
 
     def close(self) -> None:
         """End the workers; what they are doing is lost."""

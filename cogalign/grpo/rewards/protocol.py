@@ -26,3 +26,27 @@ def completion_text(completion: Completion) -> str:
         else:
             parts.extend(part.get("text") or "" for part in content if part.get("type") == "text")
     return "\n".join(parts)
+
+
+def reward_arguments(
+    completions: Sequence[Completion],
+    columns: Mapping[str, Sequence[Any]],
+    prompts: Sequence[Any] | None,
+    completion_ids: Sequence[Sequence[int]] | None,
+) -> dict[str, Sequence[Any]]:
+    """The keyword arguments of a reward for N completions.
+
+    Raises:
+        ValueError: a column has not N values.
+    """
+    n = len(completions)
+    arguments: dict[str, Sequence[Any]] = {
+        "prompts": [""] * n if prompts is None else prompts,
+        "completions": completions,
+        "completion_ids": [[]] * n if completion_ids is None else completion_ids,
+        **columns,
+    }
+    for name, values in arguments.items():
+        if len(values) != n:
+            raise ValueError(f"reward column {name!r}: found {len(values)} values, wanted {n}, one a completion")
+    return arguments

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from cogalign.grpo.rewards.build import REWARDS
-from cogalign.grpo.rewards.protocol import Completion, Reward
+from cogalign.grpo.rewards.protocol import Completion, Reward, reward_arguments
 from cogalign.recipe import RewardWeights
 
 if TYPE_CHECKING:
@@ -77,16 +77,10 @@ def score(
         if name not in rewards:
             nearest = (get_close_matches(name, rewards, 1, 0.0) or ["none"])[0]
             raise ValueError(f"grpo.reward_weights: unknown reward {name!r}, the nearest is {nearest!r}")
-    for column, values in columns.items():
-        if len(values) != n:
-            raise ValueError(f"reward column {column!r}: found {len(values)} values, wanted {n}, one a completion")
-    given = {
-        "prompts": [""] * n if prompts is None else prompts,
-        "completion_ids": [[]] * n if completion_ids is None else completion_ids,
-    }
+    arguments = reward_arguments(completions, columns, prompts, completion_ids)
     found: dict[str, Sequence[float | None]] = {}
     for name in shares:
-        found[name] = rewards[name](completions=completions, **given, **columns)
+        found[name] = rewards[name](**arguments)
         if len(found[name]) != n:
             raise ValueError(f"reward {name!r}: returned {len(found[name])} values, wanted {n}, one a completion")
     single = reward_table(found)

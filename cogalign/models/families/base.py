@@ -21,7 +21,8 @@ class Family:
 
     A batch of prompts holds tensors of tokens [P, L] and, named by `image_names`, those of the images in the order of
     the prompts. A *piece* is the least that the vision encoder can compute by itself: an image, or one of the crops
-    that an image is cut into.
+    that an image is cut into. Families that name their images override the methods that raise NotImplementedError;
+    for the others nobody calls them.
     """
 
     model_types: tuple[str, ...] = ()

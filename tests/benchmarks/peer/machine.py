@@ -7,10 +7,11 @@ import os
 import platform
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from cogalign.training.hardware import device_name
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "lightning", "accelerate")
 
@@ -22,10 +23,8 @@ def versions() -> dict[str, str]:
 
 def machine(threads: int) -> dict[str, Any]:
     """Processor, cores, date and load average."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": device_name(torch.device("cpu")),
         "cores": os.cpu_count(),
         "threads": threads,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),

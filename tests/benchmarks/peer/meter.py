@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from cogalign.training.hardware import reset_resident_peak, resident
+
 Totals = dict[str, float]
 
 
@@ -101,12 +103,12 @@ def count_processor(meter: Meter, processor: Any) -> None:
 
 def reset_peak() -> None:
     """Forget the peak memory so far, so that the peak is that of training (Linux)."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+    if not reset_resident_peak():
+        raise OSError("the peak of resident memory cannot be reset on this system")
 
 
 def memory_mb() -> dict[str, float]:
     """Resident memory now, and at its peak since `reset_peak`, in MiB (Linux)."""
-    with open("/proc/self/status") as file:
-        rows = dict(line.split(":", 1) for line in file)
-    return {"peak": int(rows["VmHWM"].split()[0]) / 1024, "now": int(rows["VmRSS"].split()[0]) / 1024}
+    found = resident()
+    assert found is not None, "resident memory is read on Linux only"
+    return {name: size / 2**20 for name, size in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,25 @@ class StepEnd(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.meter.end_step()
+
+
+def quiet(args: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Settings of either trainer: float32 on the CPU, no gradient checkpointing, nothing written or logged on the way."""
+    total = args.steps + args.warmup
+    return {
+        "output_dir": folder,
+        "max_steps": total,
+        "max_grad_norm": 1.0,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": True,
+        "dataloader_num_workers": 0,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": total,
+        "disable_tqdm": True,
+        "seed": args.seed,
+    }
 
 
 def lora() -> LoraConfig:
