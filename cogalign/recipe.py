@@ -12,6 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 from cogalign.recipe_checks import require as _require
+from cogalign.recipe_counterfactual import EVIDENCE as EVIDENCE
+from cogalign.recipe_counterfactual import INTERVENTIONS as INTERVENTIONS
+from cogalign.recipe_counterfactual import CounterfactualSettings as CounterfactualSettings
+from cogalign.recipe_counterfactual import Evidence as Evidence
+from cogalign.recipe_counterfactual import Fill as Fill
+from cogalign.recipe_counterfactual import GroundingSettings as GroundingSettings
+from cogalign.recipe_counterfactual import Intervention as Intervention
+from cogalign.recipe_counterfactual import MaskSettings as MaskSettings
+from cogalign.recipe_counterfactual import QualitySettings as QualitySettings
 from cogalign.recipe_grpo import PARTS as PARTS
 from cogalign.recipe_grpo import CustomReward as CustomReward
 from cogalign.recipe_grpo import GrpoSettings as GrpoSettings
@@ -19,10 +28,7 @@ from cogalign.recipe_grpo import MixSettings as MixSettings
 from cogalign.recipe_grpo import RewardSchedule as RewardSchedule
 from cogalign.recipe_grpo import RewardWeights as RewardWeights
 from cogalign.recipe_grpo import VllmSettings as VllmSettings
-
-Intervention = Literal["removal", "control", "transplant", "background"]
-Fill = Literal["gaussian_blur", "white", "surround_blur"]
-INTERVENTIONS: tuple[Intervention, ...] = ("removal", "control", "transplant", "background")
+from cogalign.recipe_segmenter import SegmenterSettings as SegmenterSettings
 
 
 @dataclass
@@ -199,43 +205,6 @@ class SftSettings:
         _require(self.learning_rate > 0, "sft.learning_rate", self.learning_rate, "a positive number")
 
 
-@dataclass
-class CounterfactualSettings:
-    """Stage 2: counterfactual cases."""
-
-    splits: list[str] = field(default_factory=lambda: ["train", "test"])
-    """Splits for which counterfactuals are made; GRPO reads `train`, the audit `test`."""
-    interventions: list[Intervention] = field(
-        default_factory=lambda: ["removal", "control", "transplant", "background"]
-    )
-    """What is done to a case with a lesion."""
-    fill: Fill = "gaussian_blur"
-    """Operator inside the mask (paper: gaussian_blur; its ablation: white); `surround_blur` leaves the lesion's own colours out."""
-    sigma: float = 0.5
-    """Sigma of the blur over the radius of the lesion (of a disc of equal area)."""
-    feather: float = 0.12
-    """Width of the soft edge over the radius of the lesion."""
-    dilate: float = 0.12
-    """Growth of the mask before the feather, over the radius of the lesion."""
-    per_case: int = 1
-    """Counterfactuals of each intervention a case."""
-    limit: int | None = None
-    """At most so many source cases a split (spread evenly); None for all."""
-    min_area: float = 0.002
-    """Smallest lesion over the image's area; smaller ones are left out and counted."""
-    max_area: float = 0.5
-    """Largest lesion over the image's area."""
-    gallery: int = 24
-    """Cases on the HTML contact sheet."""
-    seed: int = 3
-    """Seed of the interventions; each case has its own stream."""
-
-    def __post_init__(self) -> None:
-        _require(0 < self.min_area < self.max_area <= 1, "counterfactual.min_area", self.min_area,
-                 f"a share in (0, max_area = {self.max_area})")  # fmt: skip
-        _require(self.sigma > 0, "counterfactual.sigma", self.sigma, "a positive number")
-
-
 ModelRole = Literal["base", "sft", "aligned"]
 
 
@@ -289,7 +258,9 @@ class ExportSettings:
     """Largest difference of a logit between the model in memory and the reloaded export (same dtype)."""
 
 
-STAGES = ("sft", "counterfactual", "grpo", "evaluate", "audit", "export")
+STAGES = ("segmenter", "sft", "counterfactual", "grpo", "evaluate", "audit", "export")
+USUAL_STAGES = STAGES[1:]
+"""What a recipe runs that does not say it: a segmenter is trained once, and used in many runs."""
 
 
 @dataclass
@@ -302,12 +273,14 @@ class Recipe:
     """Folder of the run."""
     seed: int = 1
     """Seed of the training stages."""
-    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    stages: list[str] = field(default_factory=lambda: list(USUAL_STAGES))
     """Stages that `cogalign run` goes through, in order."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """The multimodal LLM that is aligned."""
     data: DataSettings = field(default_factory=DataSettings)
     """Where the cases come from."""
+    segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
+    """The net that finds lesions."""
     sft: SftSettings = field(default_factory=SftSettings)
     """Stage 1."""
     counterfactual: CounterfactualSettings = field(default_factory=CounterfactualSettings)

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogalign.recipe import STAGES, Recipe
+from cogalign.recipe import USUAL_STAGES, Recipe
 from cogalign.recipe_file import build_recipe, nearest_key, read_recipe, recipe_keys, recipe_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ def test_a_recipe_gives_typed_settings_and_defaults_for_the_rest(tmp_path: Path)
     assert (recipe.data.phantom.train, recipe.data.phantom.size) == (10, 128)
     assert recipe.sft.learning_rate == 1e-4
     assert recipe.sft.lora is None
-    assert recipe.stages == list(STAGES)
+    assert recipe.stages == list(USUAL_STAGES)
 
 
 def test_an_empty_file_is_the_default_recipe(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The comments are the first lines of the docstrings in `cogalign/recipe.py`. The header (the comment lines on
 top of the file) stays as it is; comments behind keys are replaced. With `--missing` lines that are there stay as they
-are, and only keys that are not there are added, each behind the key before it.
+are, and only keys that are not there are added, each behind the key before it. The section of a segmenter is left out
+where the recipe trains none.
 """
 
 from __future__ import annotations
@@ -17,14 +18,26 @@ from typing import Any
 import yaml
 
 import cogalign.recipe
+import cogalign.recipe_counterfactual
 import cogalign.recipe_grpo
+import cogalign.recipe_segmenter
 from cogalign.recipe_file import read_recipe
 from cogalign.training.atomic import write_text
 
 
+OPTIONAL = ("segmenter",)
+"""Sections that a recipe leaves out whose stages do not name them."""
+
+
 def docstrings() -> dict[tuple[str, str], str]:
     """Docstring under each field of each dataclass of `cogalign.recipe`, by class and field."""
-    files = (cogalign.recipe.__file__, cogalign.recipe_grpo.__file__)
+    parts = (
+        cogalign.recipe,
+        cogalign.recipe_counterfactual,
+        cogalign.recipe_grpo,
+        cogalign.recipe_segmenter,
+    )
+    files = [str(part.__file__) for part in parts]
     statements = [node for file in files for node in ast.parse(Path(file).read_text(encoding="utf-8")).body]
     found = {}
     for node in statements:
@@ -45,6 +58,8 @@ def lines_of(settings: Any, comments: dict[tuple[str, str], str], indent: str = 
         value = getattr(settings, field.name)
         comment = comments.get((type(settings).__name__, field.name), "")
         comment = f"  # {comment}" if comment else ""
+        if field.name in OPTIONAL and field.name not in getattr(settings, "stages", OPTIONAL):
+            continue
         if is_dataclass(value):
             if not indent:
                 lines.append("")
