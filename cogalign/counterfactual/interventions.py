@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cogalign.counterfactual.fills import FILLS, composite, spread
+from cogalign.counterfactual.fills import composite, fill_function, spread
 from cogalign.counterfactual.masks import (
     Alpha,
     Image,
@@ -34,6 +34,8 @@ EDGE = 0.5
 """A transplant takes along this share of the operator's dilation: less of the old mucosa comes with the lesion."""
 GENTLE = 0.35
 """Share of the colour match in the middle of a transplanted lesion."""
+BLIND: tuple[Fill, ...] = ("gaussian_blur", "white")
+"""Fills that do not ask what they may read."""
 MOST_SHIFT = 70.0
 """A transplanted lesion's colour is moved by at most so many grey levels in a channel."""
 
@@ -46,14 +48,16 @@ class Operator:
     sigma: float = 0.5
     feather: float = 0.12
     dilate: float = 0.12
+    diffusion_model: str | None = None
 
     def alpha(self, mask: Mask, radius: float) -> Alpha:
         """The soft mask (H x W float32) of a lesion; `radius` in pixels."""
         return feathered_alpha(mask, self.dilate * radius, self.feather * radius)
 
-    def paint(self, image: Image, alpha: Alpha, radius: float, hidden: Mask | None = None) -> Image:
-        """The image with the fill inside `alpha`; `radius` in pixels, `hidden` pixels are not read."""
-        return FILLS[self.fill](image, alpha, self.sigma * radius, hidden)
+    def paint(self, image: Image, alpha: Alpha, radius: float, hidden: Mask, rng: np.random.Generator) -> Image:
+        """The image with the fill inside `alpha`; `radius` in pixels, `hidden` pixels are not read (blur reads all)."""
+        fill = fill_function(self.fill, self.diffusion_model)
+        return fill(image, alpha, self.sigma * radius, hidden, rng)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Edited:
         image: H x W x 3 uint8.
         touched: H x W; pixels beyond it equal the source's (transplant: the background's).
         moves: for a transplant, where each lesion went.
-        changed: for a background intervention, what was changed: `box`, `border`, `hue`.
+        changed: for a background intervention, what was changed: `box`, `border`, `hue`, `text`.
     """
 
     image: Image
@@ -87,21 +91,33 @@ def stream(seed: int, case_id: str, intervention: str, index: int = 0) -> np.ran
     return np.random.default_rng(np.random.SeedSequence(list(np.frombuffer(digest, dtype="<u4"))))
 
 
-def removal(image: Image, mask: Mask, operator: Operator) -> Edited:
-    """The image with all lesions painted over: do(lesion = 0).
+def removal(
+    image: Image, mask: Mask, operator: Operator, rng: np.random.Generator, others: Mask | None = None
+) -> Edited | None:
+    """The image with lesions painted over: do(lesion = 0).
 
     Args:
         image: H x W x 3 uint8.
-        mask: H x W, all lesions.
+        mask: H x W, the lesions that go.
         operator: fill and widths.
+        rng: for fills with chance in them.
+        others: H x W, lesions that stay; their pixels are neither changed nor read.
+
+    Returns:
+        The edited image, or None if the fill would reach into a lesion that stays.
 
     Raises:
         ValueError: the mask is empty.
     """
     radius = lesion_radius(mask)
     alpha = operator.alpha(mask, radius)
-    hidden = ~visible_mucosa(image) if operator.fill == "surround_blur" else None
-    return Edited(operator.paint(image, alpha, radius, hidden), alpha > 0)
+    # Where mucosa can be seen takes longer to find than some fills take to paint.
+    hidden = np.zeros_like(mask) if operator.fill in BLIND else ~visible_mucosa(image)
+    if others is not None:
+        if np.any(others & (alpha > 0)):
+            return None
+        hidden |= others
+    return Edited(operator.paint(image, alpha, radius, hidden, rng), alpha > 0)
 
 
 def control(
@@ -125,7 +141,7 @@ def control(
     alpha = move_pieces(alphas, visible, mask, rng)
     if alpha is None:
         return None
-    return Edited(operator.paint(image, alpha, radius, mask | ~visible), alpha > 0)
+    return Edited(operator.paint(image, alpha, radius, mask | ~visible, rng), alpha > 0)
 
 
 def transplant(
@@ -159,8 +175,9 @@ def transplant(
     touched = np.zeros(background.shape[:2], dtype=bool)
     result = background.copy()
     if background_mask is not None and background_mask.any():
-        cleaned = removal(background, background_mask, operator)
-        result, touched = cleaned.image, cleaned.touched
+        cleaned = removal(background, background_mask, operator, rng)
+        if cleaned is not None:
+            result, touched = cleaned.image, cleaned.touched
     scale = min(background.shape[:2]) / min(image.shape[:2])
     radius = lesion_radius(mask)
     readable = visible_mucosa(image) & ~mask

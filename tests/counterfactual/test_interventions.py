@@ -5,7 +5,11 @@ from cogalign.counterfactual.interventions import Operator, control, removal, st
 from cogalign.counterfactual.masks import feathered_alpha, lesion_radius
 from cogalign.data.case import Box
 
-FILLS = ("gaussian_blur", "white", "surround_blur")
+FILLS = ("gaussian_blur", "white", "surround_blur", "mean", "telea", "texture")
+
+
+def chance() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 def disc(size: int, y: float, x: float, radius: float) -> np.ndarray:
@@ -29,7 +33,8 @@ def lesion_image(y: float = 45, x: float = 50, radius: float = 12, size: int = 1
 @pytest.mark.parametrize("fill", FILLS)
 def test_removal_keeps_all_bytes_beyond_the_touched_region(fill: str) -> None:
     image, mask = lesion_image()
-    edited = removal(image, mask, Operator(fill))
+    edited = removal(image, mask, Operator(fill), chance())
+    assert edited is not None
     assert edited.touched[mask].all()
     assert np.array_equal(edited.image[~edited.touched], image[~edited.touched])
     radius = lesion_radius(mask)
@@ -40,8 +45,25 @@ def test_removal_takes_all_lesions() -> None:
     image, mask = lesion_image()
     second = disc(128, 85, 80, 9)
     image[second] = (120, 25, 30)
-    edited = removal(image, mask | second, Operator("surround_blur"))
+    edited = removal(image, mask | second, Operator("surround_blur"), chance())
+    assert edited is not None
     assert np.abs(edited.image[mask | second].astype(int) - (205, 125, 105)).max() < 25
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_removal_of_one_lesion_leaves_the_other_as_it_is(fill: str) -> None:
+    image, mask = lesion_image()
+    second = disc(128, 85, 80, 9)
+    image[second] = (120, 25, 30)
+    edited = removal(image, mask, Operator(fill), chance(), others=second)
+    assert edited is not None and edited.touched[mask].all() and not edited.touched[second].any()
+    assert np.array_equal(edited.image[second], image[second])
+
+
+def test_removal_that_would_reach_into_a_lesion_that_stays_is_none() -> None:
+    image, mask = lesion_image()
+    neighbour = disc(128, 45, 71, 9)
+    assert removal(image, mask & ~neighbour, Operator(), chance(), others=neighbour) is None
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -52,7 +74,8 @@ def test_control_paints_the_same_area_off_the_lesion(fill: str) -> None:
         assert edited is not None
         assert not np.any(edited.touched & mask)
         assert np.array_equal(edited.image[~edited.touched], image[~edited.touched])
-        assert edited.touched.sum() == removal(image, mask, Operator(fill)).touched.sum()
+        removed = removal(image, mask, Operator(fill), chance())
+        assert removed is not None and edited.touched.sum() == removed.touched.sum()
 
 
 def test_control_without_room_is_none() -> None:

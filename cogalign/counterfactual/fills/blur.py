@@ -1,16 +1,15 @@
-"""Fills: what is painted inside the mask. Pure functions on one image; nothing beyond the mask changes."""
+"""Blurs: the paper's, which reads the lesion, and one that continues the surroundings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cogalign.counterfactual.fills.composite import find_hole, paste
 from cogalign.counterfactual.masks import Alpha, Image, Mask, grow, reach
-from cogalign.recipe import Fill
 
 EXACT_SIGMA = 5.0
 """Above this sigma, in pixels, a blur is computed on a reduced image and enlarged again."""
@@ -18,19 +17,6 @@ SCALES = (1.0, 2.0, 4.0)
 """Widths of `surround_blur` over sigma; a wider one counts only where the narrower ones saw next to nothing."""
 FAINT = 0.01
 """Weight of each wider scale over the one before it."""
-
-
-def composite(image: Image, painted: NDArray[np.float32], alpha: Alpha) -> Image:
-    """Mix by opacity: image * (1 - alpha) + painted * alpha, rounded; where alpha is 0 the bytes are the image's.
-
-    Args:
-        image: H x W x 3 uint8.
-        painted: H x W x 3 float32, 0 to 255.
-        alpha: H x W float32 in [0, 1].
-    """
-    soft = alpha[..., None]
-    mixed = image.astype(np.float32) * (1.0 - soft) + painted * soft
-    return np.where(soft > 0, np.clip(np.rint(mixed), 0, 255).astype(np.uint8), image)
 
 
 def _blur(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -49,7 +35,13 @@ def _blur(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     return enlarged
 
 
-def gaussian_blur(image: Image, alpha: Alpha, sigma: float, hidden: Mask | None = None) -> Image:
+def gaussian_blur(
+    image: Image,
+    alpha: Alpha,
+    sigma: float,
+    hidden: Mask | None = None,
+    rng: np.random.Generator | None = None,
+) -> Image:
     """Gaussian smoothing inside the mask: x (1 - M) + G(x, sigma) M (CogAlign, eq. 11), M with a soft edge.
 
     The blur reads the lesion itself: with a small sigma its colour stays, as a pale stain.
@@ -59,15 +51,25 @@ def gaussian_blur(image: Image, alpha: Alpha, sigma: float, hidden: Mask | None 
         alpha: H x W float32 in [0, 1].
         sigma: standard deviation in pixels.
         hidden: not used; every fill takes the same arguments.
+        rng: not used.
+
+    Raises:
+        ValueError: the mask is empty.
     """
-    del hidden
+    del hidden, rng
     window = reach(alpha)
     around = grow(window, math.ceil(3 * sigma), image.shape)
     blurred = _blur(image[around].astype(np.float32), sigma)
-    return _paste(image, blurred, alpha, window, around)
+    return paste(image, blurred, alpha, window, around)
 
 
-def surround_blur(image: Image, alpha: Alpha, sigma: float, hidden: Mask | None = None) -> Image:
+def surround_blur(
+    image: Image,
+    alpha: Alpha,
+    sigma: float,
+    hidden: Mask | None = None,
+    rng: np.random.Generator | None = None,
+) -> Image:
     """Smooth continuation of the surroundings: a normalised blur that never reads what it covers.
 
     Normalised convolution (Knutsson and Westin, CVPR 1993): sum_k e^k G_k(x v) / sum_k e^k G_k(v), where v is 1 on the
@@ -79,13 +81,15 @@ def surround_blur(image: Image, alpha: Alpha, sigma: float, hidden: Mask | None 
         alpha: H x W float32 in [0, 1]; pixels above 0 are not read.
         sigma: standard deviation of the narrowest blur in pixels.
         hidden: H x W, further pixels that must not be read (other lesions, black border).
+        rng: not used.
+
+    Raises:
+        ValueError: the mask is empty, or covers the whole image.
     """
-    window = reach(alpha)
-    around = grow(window, math.ceil(2 * sigma * SCALES[-1]), image.shape)
-    known = alpha[around] == 0
-    if hidden is not None and np.any(known & ~hidden[around]):
-        known &= ~hidden[around]
-    return _paste(image, spread(image[around].astype(np.float32), known, sigma), alpha, window, around)
+    del rng
+    hole = find_hole(alpha, hidden, math.ceil(2 * sigma * SCALES[-1]))
+    painted = spread(image[hole.around].astype(np.float32), hole.known, sigma)
+    return paste(image, painted, alpha, hole.window, hole.around)
 
 
 def spread(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[np.float32]:
@@ -112,38 +116,3 @@ def spread(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[np
     quotient = total[..., :3] / total[..., 3:]
     result: NDArray[np.float32] = cv2.resize(quotient, (width, height), interpolation=cv2.INTER_LINEAR)
     return result
-
-
-def white(image: Image, alpha: Alpha, sigma: float, hidden: Mask | None = None) -> Image:
-    """A white patch (the paper's ablation).
-
-    Args:
-        image: H x W x 3 uint8.
-        alpha: H x W float32 in [0, 1].
-        sigma: not used; every fill takes the same arguments.
-        hidden: not used.
-    """
-    del sigma, hidden
-    window = reach(alpha)
-    painted = np.full_like(image[window], 255, dtype=np.float32)
-    return _paste(image, painted, alpha, window, window)
-
-
-def _paste(
-    image: Image,
-    painted: NDArray[np.float32],
-    alpha: Alpha,
-    window: tuple[slice, slice],
-    around: tuple[slice, slice],
-) -> Image:
-    """Composite the part `window` of `painted`, which covers `around`, into a copy of the image."""
-    top, left = window[0].start - around[0].start, window[1].start - around[1].start
-    height, width = window[0].stop - window[0].start, window[1].stop - window[1].start
-    result = image.copy()
-    result[window] = composite(image[window], painted[top : top + height, left : left + width], alpha[window])
-    return result
-
-
-FillFunction = Callable[[Image, Alpha, float, Mask | None], Image]
-FILLS: dict[Fill, FillFunction] = {"gaussian_blur": gaussian_blur, "white": white, "surround_blur": surround_blur}
-"""The fills by their name in a recipe."""
