@@ -45,6 +45,8 @@ def area_problem(mask: Mask, min_area: float, max_area: float) -> str | None:
         return "empty mask"
     if share < min_area:
         return "lesion smaller than min_area"
+    if share == 1:
+        return "full-frame mask"
     if share > max_area:
         return "lesion larger than max_area"
     return None
@@ -118,6 +120,25 @@ def lesions(mask: Mask, boxes: Sequence[Box] = ()) -> list[Mask]:
         owner = int(np.argmax(held)) if held and max(held) > 0 else -label
         owners[owner] = np.logical_or(owners[owner], part) if owner in owners else part
     return sorted(owners.values(), key=lambda part: -int(np.count_nonzero(part)))
+
+
+def fill_holes(mask: Mask) -> Mask:
+    """The mask with every hole filled that does not reach the image's border."""
+    height, width = mask.shape
+    padded = np.zeros((height + 2, width + 2), dtype=np.uint8)
+    padded[1:-1, 1:-1] = mask
+    cv2.floodFill(padded, None, (0, 0), 2)
+    filled: Mask = padded[1:-1, 1:-1] != 2
+    return filled
+
+
+def clean(mask: Mask, min_component: float) -> Mask:
+    """The mask with its holes filled and without parts smaller than `min_component` of the image's area."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(fill_holes(mask).astype(np.uint8), connectivity=8)
+    kept = stats[:, cv2.CC_STAT_AREA] >= max(1.0, min_component * mask.size)
+    kept[0] = False
+    cleaned: Mask = kept[labels] if count > 1 else np.zeros(mask.shape, dtype=bool)
+    return cleaned
 
 
 def reduction(shape: tuple[int, ...]) -> int:

@@ -18,7 +18,8 @@ def test_radius_is_that_of_a_disc_of_equal_area() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pixels", "problem"), [(0, "empty mask"), (1, "lesion smaller"), (50, None), (100, "lesion larger")]
+    ("pixels", "problem"),
+    [(0, "empty mask"), (1, "lesion smaller"), (50, None), (99, "lesion larger"), (100, "full-frame")],
 )
 def test_area_limits(pixels: int, problem: str | None) -> None:
     mask = (np.arange(100) < pixels).reshape(10, 10)
@@ -102,3 +103,20 @@ def test_guide_box_is_found_in_its_corner_and_its_pixels_leave_the_mask() -> Non
     seen = masks.outside_box(image, mask)
     assert not seen[masks.corners(image.shape)[0]].any() and seen[90, 35]
     assert np.array_equal(masks.outside_box(endoscopy(), mask), mask)
+
+
+def test_holes_are_filled_unless_they_reach_the_border() -> None:
+    mask = disc(64, 32, 32, 20) & ~disc(64, 32, 32, 6)
+    assert np.array_equal(masks.fill_holes(mask), disc(64, 32, 32, 20))
+    cut = mask.copy()
+    cut[30:34, 32:] = False
+    assert np.array_equal(masks.fill_holes(cut), cut)
+    assert masks.fill_holes(np.ones((5, 5), bool)).all() and not masks.fill_holes(np.zeros((5, 5), bool)).any()
+
+
+def test_clean_drops_small_parts_and_keeps_the_others() -> None:
+    mask = disc(64, 20, 20, 8) | disc(64, 50, 50, 4) | disc(64, 5, 60, 1)
+    assert np.array_equal(masks.clean(mask, 0.003), disc(64, 20, 20, 8) | disc(64, 50, 50, 4))
+    assert np.array_equal(masks.clean(mask, 0.02), disc(64, 20, 20, 8))
+    assert not masks.clean(mask, 0.5).any() and not masks.clean(np.zeros((9, 9), bool), 0.0).any()
+    assert masks.clean(np.ones((9, 9), bool), 0.1).all()

@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cogalign.data.case import Case
+from cogalign.data.caseset import CaseSet
+from cogalign.data.images import eight_bits, load_mask, load_rgb
+
+GREY = np.linspace(0, 255, 24 * 16).reshape(16, 24).astype(np.uint8)
+LESION = np.zeros((16, 24), dtype=bool)
+LESION[4:9, 6:15] = True
+
+
+def saved(folder: Path, image: np.ndarray | Image.Image, name: str = "a.png", **options: object) -> Path:
+    path = folder / name
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    image = np.asarray(load_rgb(saved(tmp_path, GREY)))
+    assert image.shape == (16, 24, 3)
+    assert all(np.array_equal(image[..., channel], GREY) for channel in range(3))
+
+
+def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
+    image = np.asarray(load_rgb(saved(tmp_path, GREY.astype(np.uint16) * 257)))
+    assert np.array_equal(image[..., 0], GREY)
+
+
+def test_twelve_and_eight_bits_stored_in_sixteen_are_not_black(tmp_path: Path) -> None:
+    twelve = np.round(GREY / 255 * 4095).astype(np.uint16)
+    assert np.abs(np.asarray(load_rgb(saved(tmp_path, twelve)))[..., 0].astype(int) - GREY).max() <= 1
+    assert np.array_equal(np.asarray(load_rgb(saved(tmp_path, GREY.astype(np.uint16))))[..., 0], GREY)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bit_colours_keep_order_and_shades(tmp_path: Path, suffix: str) -> None:
+    colours = np.dstack((GREY, GREY[::-1], GREY // 2))
+    path = tmp_path / f"deep{suffix}"
+    assert cv2.imwrite(str(path), np.ascontiguousarray(colours[..., ::-1]).astype(np.uint16) * 257)
+    assert np.array_equal(np.asarray(load_rgb(path)), colours)
+
+
+def test_what_is_transparent_becomes_black_and_what_is_opaque_stays(tmp_path: Path) -> None:
+    layered = np.dstack((GREY, GREY, GREY, np.where(LESION, 255, 0).astype(np.uint8)))
+    image = np.asarray(load_rgb(saved(tmp_path, layered)))
+    assert np.array_equal(image[LESION][:, 0], GREY[LESION]) and not image[~LESION].any()
+    layered[..., 3] = 255
+    assert np.array_equal(np.asarray(load_rgb(saved(tmp_path, layered)))[..., 1], GREY)
+
+
+def test_sixteen_bit_alpha_works_as_eight_bit_alpha(tmp_path: Path) -> None:
+    alpha = np.where(LESION, 65535, 0).astype(np.uint16)
+    deep = GREY.astype(np.uint16) * 257
+    path = tmp_path / "deep.png"
+    assert cv2.imwrite(str(path), np.dstack((deep, deep, deep, alpha)))
+    image = np.asarray(load_rgb(path))
+    assert np.array_equal(image[LESION][:, 0], GREY[LESION]) and not image[~LESION].any()
+
+
+def test_palettes_are_resolved(tmp_path: Path) -> None:
+    image = Image.fromarray(LESION.astype(np.uint8))
+    image = image.convert("P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    found = np.asarray(load_rgb(saved(tmp_path, image)))
+    assert found[0, 0].tolist() == [10, 20, 30] and found[5, 7].tolist() == [200, 100, 50]
+
+
+def test_a_file_that_is_cut_off_is_an_error_with_its_name(tmp_path: Path) -> None:
+    for name, image in (("a.png", GREY), ("deep.png", GREY.astype(np.uint16) * 257)):
+        path = saved(tmp_path, image, name)
+        path.write_bytes(path.read_bytes()[:60])
+        with pytest.raises(ValueError, match=name):
+            load_rgb(path)
+        with pytest.raises(ValueError, match=name):
+            load_mask(path)
+
+
+@pytest.mark.parametrize("value", [1, 2, 16, 60, 100, 128, 200, 255])
+def test_a_mask_of_any_value_range_is_read(tmp_path: Path, value: int) -> None:
+    assert np.array_equal(load_mask(saved(tmp_path, LESION.astype(np.uint8) * np.uint8(value))), LESION)
+
+
+@pytest.mark.parametrize("value", [1, 255, 4095, 65535])
+def test_a_sixteen_bit_mask_is_read(tmp_path: Path, value: int) -> None:
+    assert np.array_equal(load_mask(saved(tmp_path, LESION.astype(np.uint16) * np.uint16(value))), LESION)
+
+
+@pytest.mark.parametrize("value", [1.0, 255.0])
+def test_a_mask_of_floats_is_read(tmp_path: Path, value: float) -> None:
+    path = saved(tmp_path, Image.fromarray(LESION.astype(np.float32) * np.float32(value)), "a.tiff")
+    assert np.array_equal(load_mask(path), LESION)
+
+
+def test_classes_of_a_label_mask_are_all_lesion(tmp_path: Path) -> None:
+    labels = LESION.astype(np.uint8)
+    labels[4:9, 12:15] = 3
+    assert np.array_equal(load_mask(saved(tmp_path, labels)), LESION)
+
+
+def test_masks_of_one_bit_three_channels_and_a_colour_are_read(tmp_path: Path) -> None:
+    grey = LESION.astype(np.uint8) * np.uint8(255)
+    nothing = np.zeros_like(grey)
+    for image in (Image.fromarray(LESION), np.dstack([grey] * 3), np.dstack((grey, nothing, nothing)),
+                  np.dstack((nothing, nothing, grey))):  # fmt: skip
+        assert np.array_equal(load_mask(saved(tmp_path, image)), LESION)
+
+
+def test_masks_with_an_alpha_channel_are_read_whichever_holds_the_lesion(tmp_path: Path) -> None:
+    grey = LESION.astype(np.uint8) * np.uint8(255)
+    full, nothing = np.full_like(grey, 255), np.zeros_like(grey)
+    for colour, alpha in ((grey, full), (grey, grey), (full, grey), (nothing, grey)):
+        assert np.array_equal(load_mask(saved(tmp_path, np.dstack((colour, colour, colour, alpha)))), LESION)
+
+
+def test_fringes_of_a_jpeg_mask_do_not_count_and_a_dim_jpeg_mask_does_not_vanish(tmp_path: Path) -> None:
+    big = np.kron(LESION, np.ones((8, 8), dtype=bool))
+    for peak in (255, 80):
+        path = saved(tmp_path, big.astype(np.uint8) * np.uint8(peak), "a.jpg", quality=60)
+        assert np.array_equal(load_mask(path), big)
+    noise = np.random.default_rng(0).integers(0, 9, big.shape).astype(np.uint8)
+    assert not load_mask(saved(tmp_path, noise, "a.jpg")).any()
+
+
+def test_empty_and_full_masks_stay_empty_and_full(tmp_path: Path) -> None:
+    assert not load_mask(saved(tmp_path, np.zeros((8, 8), np.uint8))).any()
+    assert load_mask(saved(tmp_path, np.full((8, 8), 255, np.uint8))).all()
+    assert load_mask(saved(tmp_path, np.ones((8, 8), np.uint8))).all()
+
+
+def test_a_mask_of_another_size_than_its_image_is_an_error_that_names_both(tmp_path: Path) -> None:
+    saved(tmp_path, GREY, "image.png")
+    saved(tmp_path, np.zeros((10, 12), np.uint8), "mask.png")
+    case = Case("a", "image.png", ("polyp",), "train", mask_file_name="mask.png")
+    with pytest.raises(ValueError, match=r"12 x 10 pixels, wanted 24 x 16"):
+        CaseSet(tmp_path, [case]).mask(case)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=20))
+def test_eight_bits_keeps_the_order_and_the_range(values: list[int]) -> None:
+    deep = np.array(values, dtype=np.uint16)
+    found = eight_bits(deep)
+    assert found.dtype == np.uint8
+    order = np.argsort(deep, kind="stable")
+    assert np.all(np.diff(found[order].astype(int)) >= 0)
+    if deep.max() <= 255:
+        assert np.array_equal(found, deep)
