@@ -1,0 +1,1 @@
+"""Training of the lesion segmenter; the trained net itself is `cogalign.models.segmenter`."""
