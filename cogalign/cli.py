@@ -6,21 +6,25 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from cogalign import __version__
+from cogalign.cli_data import EXIT_ERROR, Parser, UsageError, data, review
 
 if TYPE_CHECKING:
     from cogalign.recipe import Recipe
 
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 FLAGS = ("--force", "--print-config", "--debug")
 BENCHMARK_OPTIONS = {"--steps": "K", "--json": "FILE"}
+FILLS_OPTIONS = {"--fills": "A,B", "--limit": "N"}
+OWN_OPTIONS = {"benchmark": "[--steps K] [--json FILE]", "fills": "[--fills A,B] [--limit N]"}
 
 RECIPE_COMMANDS = {
     "run": "all stages of a recipe, in order; finished ones are skipped",
+    "segmenter": "a net that finds lesions, for masks and for the quality gate",
     "sft": "stage 1: supervised fine-tuning on clinical cognition",
     "counterfactual": "stage 2: counterfactual cases (lesion removed, moved, background changed)",
     "grpo": "stage 3: group relative policy optimization",
@@ -30,20 +34,11 @@ RECIPE_COMMANDS = {
 }
 OTHER_COMMANDS = {
     "data": "make and check case sets: data phantom, data check",
+    "review": "masks and verdicts to experts and back: review export, review import",
     "predict": "what a model says about images",
+    "fills": "which fill gives itself away: all fills on a recipe's own images, measured and drawn",
     "benchmark": "time, memory and distance to the floor of a recipe's GRPO step",
 }
-
-
-class UsageError(ValueError):
-    """The command line is wrong."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Argparse that raises instead of leaving, so that all errors look alike."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +82,9 @@ def _dispatch(arguments: list[str]) -> int:
     if command in RECIPE_COMMANDS:
         return _recipe_command(command, rest)
     if command in OTHER_COMMANDS:
-        return {"data": _data, "predict": _predict, "benchmark": _benchmark}[command](rest)
+        return {"data": data, "review": review, "predict": _predict, "fills": _fills, "benchmark": _benchmark}[command](
+            rest
+        )
     from cogalign.recipe_file import nearest_key
 
     near = nearest_key(command, [*RECIPE_COMMANDS, *OTHER_COMMANDS])
@@ -151,7 +148,7 @@ def _recipe_parser(command: str) -> Any:
     from cogalign.recipe import Recipe
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    own = "[--force]" if command in RECIPE_COMMANDS else "[--steps K] [--json FILE]"
+    own = OWN_OPTIONS.get(command, "[--force]")
     text = {**RECIPE_COMMANDS, **OTHER_COMMANDS}[command]
     parser = ArgumentParser(
         prog=f"cogalign {command}",
@@ -162,6 +159,9 @@ def _recipe_parser(command: str) -> Any:
     if command == "benchmark":
         parser.add_argument("--steps", metavar="K", default=5, help="optimizer steps; the first is a warm-up")
         parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    elif command == "fills":
+        parser.add_argument("--fills", metavar="A,B", help="the fills, e.g. gaussian_blur,texture; all by default")
+        parser.add_argument("--limit", metavar="N", default=200, help="cases with lesions on which they are tried")
     else:
         parser.add_argument("--force", action="store_true", help="run again what is finished")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and do nothing")
@@ -245,60 +245,9 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _data(arguments: list[str]) -> int:
-    """`cogalign data phantom OUT ...` and `cogalign data check DIR`."""
-    parser = _Parser(prog="cogalign data", description="Make and check case sets.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    phantom = commands.add_parser("phantom", help="make a case set of phantoms: procedural endoscopy")
-    phantom.add_argument("out", type=Path, metavar="OUT", help="folder of the case set")
-    phantom.add_argument("--n", type=int, default=200, help="images of the split train; a fifth in each other split")
-    phantom.add_argument("--seed", type=int, default=3, help="seed of the generator")
-    phantom.add_argument("--confounding", type=float, default=0.95,
-                         help="probability that the background tells the finding")  # fmt: skip
-    phantom.add_argument("--size", type=int, default=128, help="side of an image in pixels")
-    check = commands.add_parser("check", help="list all problems of a case set; exit code 1 if there are any")
-    check.add_argument("dir", type=Path, metavar="DIR", help="folder of the case set")
-    found = parser.parse_args(arguments)
-    actions: dict[str, Callable[[argparse.Namespace], int]] = {"phantom": _data_phantom, "check": _data_check}
-    return actions[found.command](found)
-
-
-def _data_phantom(found: argparse.Namespace) -> int:
-    from cogalign.recipe import PhantomSettings
-
-    if found.n < 1:
-        raise UsageError(f"--n: found {found.n}, wanted at least 1")
-    rest = max(1, found.n // 5)
-    settings = PhantomSettings(
-        train=found.n, validation=rest, test=rest, size=found.size, seed=found.seed, confounding=found.confounding
-    )
-    if found.out.is_dir() and any(found.out.iterdir()):
-        raise FileExistsError(f"{found.out}: is not empty; give a new folder")
-    from cogalign.data.phantom import write_phantom
-    from cogalign.training.interrupt import signals_interrupt
-
-    with signals_interrupt():
-        write_phantom(settings, found.out)
-    print(f"{found.out} is written: {found.n} train, {rest} each in validation, test and test_shifted")
-    return 0
-
-
-def _data_check(found: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from cogalign.data.check import check_case_set, format_table
-
-    problems = check_case_set(found.dir)
-    if not problems:
-        print(f"{found.dir}: no problems")
-        return 0
-    Console().print(format_table(problems))
-    return EXIT_ERROR
-
-
 def _predict(arguments: list[str]) -> int:
     """`cogalign predict MODEL IMAGE...`."""
-    parser = _Parser(prog="cogalign predict", description="What a model says about images. Not a medical device.")
+    parser = Parser(prog="cogalign predict", description="What a model says about images. Not a medical device.")
     parser.add_argument("model", metavar="MODEL",
                         help="an export, a hub id, tiny, or a PEFT adapter folder (its base is read from it)")  # fmt: skip
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
@@ -347,6 +296,25 @@ def _benchmark(arguments: list[str]) -> int:
         write_json(target, result)
     Console().print(table(result))
     print("\n".join([*lines(result), *([f"{target} is written"] if target is not None else [])]))
+    return 0
+
+
+def _fills(arguments: list[str]) -> int:
+    """`cogalign fills RECIPE [--key.subkey value ...] [--fills A,B] [--limit N]`."""
+    parser = _recipe_parser("fills")
+    if "-h" in arguments or "--help" in arguments:
+        parser.print_help()
+        return 0
+    given, rest = _take_options(arguments, FILLS_OPTIONS)
+    path, overrides, flags = _split_arguments("fills", rest, ("--print-config", "--debug"), (*FILLS_OPTIONS,))
+    if not given.get("--limit", "200").isdecimal() or int(given.get("--limit", 200)) < 1:
+        raise UsageError(f"--limit: found {given['--limit']!r}, wanted a whole number, at least 1")
+    recipe = _read_recipe(path, parser, overrides)
+    if "--print-config" in flags:
+        return _print_config(recipe)
+    from cogalign.pipeline import run_fills
+
+    print(run_fills(recipe, given.get("--fills"), int(given.get("--limit", 200))))
     return 0
 
 

@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cogalign import __version__
-from cogalign.recipe import STAGES, Recipe
+from cogalign.recipe import STAGES, Fill, Recipe
 from cogalign.recipe_file import recipe_yaml
 from cogalign.training.atomic import write_json, write_text
 from cogalign.training.context import STAGE_OF_ROLE, StageContext
@@ -29,7 +30,9 @@ from cogalign.training.progress import format_seconds, say
 from cogalign.training.stage_file import StageFile, digest_of, now, read_stage_file, versions
 
 DATA = "data"
+SEGMENTER = "segmenter"
 MODULES = {
+    "segmenter": "cogalign.segmenter.stage",
     "sft": "cogalign.sft.stage",
     "counterfactual": "cogalign.counterfactual.stage",
     "grpo": "cogalign.grpo.stage",
@@ -44,7 +47,7 @@ WITHOUT_EFFECT = ("checkpoint_every", "workers")
 OF_MODEL = ("sft", "grpo", "evaluate", "audit", "export")
 """Stages that depend on the model and on the run's seed."""
 
-TOGETHER = ("sft", "counterfactual", "grpo")
+TOGETHER = ("segmenter", "sft", "counterfactual", "grpo")
 """Stages in which all processes of a run take part; the main process alone does the others."""
 FOLLOW_EVERY = 0.5
 """Seconds between two looks of a process that waits for the main one."""
@@ -75,9 +78,56 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] | None = None, force: bool 
         if is_main_process():
             write_text(run_dir / "recipe.yaml", recipe_yaml(recipe))
         _run_stage(StageContext(recipe, run_dir, DATA), _prepare_data, force and stages is None)
+        if "counterfactual" in wanted and SEGMENTER not in wanted and SEGMENTER in inputs_of(recipe, "counterfactual"):
+            # Like the data, the segmenter is a means: nobody has to ask for it.
+            wanted.insert(wanted.index("counterfactual"), SEGMENTER)
         for stage in wanted:
-            _run_stage(StageContext(recipe, run_dir, stage), _function_of(stage), force)
+            _run_stage(
+                StageContext(recipe, run_dir, stage), _function_of(stage), force and (stages is None or stage in stages)
+            )
     return summarize(recipe)
+
+
+def run_fills(recipe: Recipe, names: str | None, limit: int) -> str:
+    """Compare fills on a recipe's own images; the results go into `fills/` of its run folder.
+
+    Args:
+        recipe: the resolved recipe; its data are prepared if they are not there.
+        names: fills, with commas between them; None for all that need no model.
+        limit: at most so many cases with lesions.
+
+    Returns:
+        The table, and where the files are.
+
+    Raises:
+        ValueError: an unknown fill, or no case has an expert's mask.
+        FileNotFoundError: the recipe names a segmenter that is not there.
+    """
+    run_dir, chosen = recipe.run_dir, _fills(recipe, names)
+    with _only_one(run_dir), signals_interrupt():
+        _run_stage(StageContext(recipe, run_dir, DATA), _prepare_data, False)
+        from cogalign.counterfactual.locate import segmenter_folder
+        from cogalign.counterfactual.quality.compare import compare_fills
+
+        context, out = StageContext(recipe, run_dir, "counterfactual"), run_dir / "fills"
+        compare_fills(context, chosen, limit, out, segmenter_folder(context))
+    return f"{(out / 'fills.md').read_text(encoding='utf-8')}\n{out} holds the table, the plot and pictures"
+
+
+def _fills(recipe: Recipe, names: str | None) -> list[Any]:
+    """The fills of a list with commas.
+
+    Raises:
+        ValueError: one of them does not exist.
+    """
+    known = [str(name) for name in get_args(Fill)]
+    if names is None:
+        return [name for name in known if name != "diffusion" or recipe.counterfactual.diffusion_model is not None]
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    wrong = [name for name in chosen if name not in known]
+    if wrong or not chosen:
+        raise ValueError(f"--fills: found {names!r}, wanted some of {', '.join(known)}, with commas between them")
+    return chosen
 
 
 def is_main_process() -> bool:
@@ -89,7 +139,9 @@ def inputs_of(recipe: Recipe, stage: str) -> list[str]:
     """Stages whose results a stage reads; `?` at the end marks one that it can do without."""
     if stage in (DATA,):
         return []
-    if stage in ("sft", "counterfactual"):
+    if stage == "counterfactual":
+        return [DATA, *([SEGMENTER] if recipe.counterfactual.masks.segmenter == "run" else [])]
+    if stage in ("sft", SEGMENTER):
         return [DATA]
     if stage == "grpo":
         mix = recipe.grpo.mix
@@ -123,6 +175,10 @@ def stage_digest(recipe: Recipe, stage: str) -> str:
     for name in WITHOUT_EFFECT:
         settings.pop(name, None)
     whole: dict[str, Any] = {"stage": stage, "settings": settings}
+    if stage == SEGMENTER:
+        whole |= {"seed": recipe.seed}
+    if stage == "counterfactual":
+        whole |= _of_masks(recipe)
     if stage in OF_MODEL:
         whole |= {"model": asdict(recipe.model), "seed": recipe.seed, "question": recipe.data.question}
     if stage == DATA and recipe.data.case_set is not None:
@@ -130,6 +186,19 @@ def stage_digest(recipe: Recipe, stage: str) -> str:
 
         whole["case_set"] = case_set_digest(recipe.data.case_set)
     return digest_of(whole, inputs)
+
+
+def _of_masks(recipe: Recipe) -> dict[str, Any]:
+    """What finds masks beside the case set: a segmenter in a folder, or the recipe's own model."""
+    masks = recipe.counterfactual.masks
+    found: dict[str, Any] = {}
+    if masks.segmenter not in (None, "run"):
+        folder = Path(str(masks.segmenter))
+        files = [folder / name for name in ("config.json", "model.safetensors")]
+        found["segmenter"] = [sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+    if "grounding" in masks.evidence and masks.grounding.url is None:
+        found |= {"model": asdict(recipe.model)}
+    return found
 
 
 def summarize(recipe: Recipe) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -9,21 +10,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cogalign"
 
+RECIPES = ("recipe", "recipe_counterfactual", "recipe_grpo", "recipe_segmenter", "recipe_checks", "recipe_file")
 FLOORS = (
-    ("cognition", "models", "training", "recipe", "recipe_grpo", "recipe_checks", "recipe_file"),
+    ("cognition", "models", "training", *RECIPES),
     ("data", "generation", "export", "model_card"),
-    ("sft", "counterfactual", "grpo"),
+    ("sft", "segmenter", "counterfactual", "grpo"),
     ("evaluation", "reasoning"),
     ("pipeline",),
-    ("cli",),
+    ("cli", "cli_data"),
     ("__main__",),
 )
-TOGETHER = {frozenset(("export", "model_card")), frozenset(("recipe", "recipe_file")), frozenset(("recipe", "recipe_grpo")),
-            frozenset(("recipe", "recipe_checks")), frozenset(("recipe_grpo", "recipe_checks"))}  # fmt: skip
+TOGETHER = {frozenset(("export", "model_card")), frozenset(("cli", "cli_data")),
+            *(frozenset(pair) for pair in combinations(RECIPES, 2))}  # fmt: skip
 """Modules of one floor that belong to one another, as files of a package do."""
-OPEN_GROUND_FLOOR = ("cognition", "models", "training", "recipe", "recipe_grpo", "recipe_checks", "recipe_file")
+OPEN_GROUND_FLOOR = ("cognition", "models", "training", *RECIPES)
 """On the ground floor a neighbour may be used (training and models read the recipe), but never in a circle."""
-LIGHT = ("__init__.py", "recipe.py", "recipe_grpo.py", "recipe_checks.py", "recipe_file.py", "cli.py", "__main__.py", "pipeline.py", "data/case.py",
+LIGHT = ("__init__.py", *(f"{name}.py" for name in RECIPES), "cli.py", "cli_data.py", "__main__.py", "pipeline.py", "data/case.py",
          "training/context.py", "training/progress.py", "training/interrupt.py", "training/atomic.py",
          "training/stage_file.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "lightning", "peft", "trl", "datasets", "cv2", "skimage", "sklearn",

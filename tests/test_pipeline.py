@@ -171,6 +171,28 @@ def test_a_single_stage_prepares_the_data_first(recipe: Recipe, stages: Stages) 
     assert stages.calls == ["data", "sft"]
 
 
+def test_counterfactuals_that_need_the_runs_segmenter_train_it_first(recipe: Recipe, stages: Stages) -> None:
+    recipe.counterfactual.masks.segmenter = "run"
+    run_recipe(recipe, ["counterfactual"])
+    assert stages.calls == ["data", "segmenter", "counterfactual"]
+    recipe.segmenter.epochs += 1
+    run_recipe(recipe, ["counterfactual"], force=False)
+    assert stages.calls[3:] == ["segmenter", "counterfactual"]
+    run_recipe(recipe, ["counterfactual"], force=True)
+    assert stages.calls[5:] == ["counterfactual"]
+
+
+def test_another_segmenter_in_a_folder_makes_the_counterfactuals_anew(
+    recipe: Recipe, stages: Stages, tmp_path: Path
+) -> None:
+    (tmp_path / "net").mkdir()
+    recipe.counterfactual.masks.segmenter = str(tmp_path / "net")
+    for content in ("{}", "{}", '{"side": 64}'):
+        (tmp_path / "net/config.json").write_text(content)
+        run_recipe(recipe, ["counterfactual"])
+    assert stages.calls == ["data", "counterfactual", "counterfactual"]
+
+
 def test_a_stage_without_its_inputs_says_what_to_run(recipe: Recipe, stages: Stages) -> None:
     with pytest.raises(FileNotFoundError, match=r"grpo needs the results of sft.*cogalign sft RECIPE"):
         run_recipe(recipe, stages=["grpo"])

@@ -45,6 +45,37 @@ def removal_report(source: Report) -> Report:
     return Report(source.location, *normal_sections(), ("normal",))
 
 
+def remaining_report(source: Report, remaining: Sequence[str], organ: str = "unknown") -> Report:
+    """The report of an image from which some of its different findings were taken out and others remain.
+
+    The location is the source's. A section that has one clause (between semicolons) for each finding of the diagnosis,
+    in the same order, keeps the clauses of what remains; one that cannot be taken apart becomes the template's.
+
+    Args:
+        source: report of the image as it was.
+        remaining: ids of the findings that are still there, some of the source's, at least one.
+        organ: key of `ORGANS`, or `unknown`.
+
+    Raises:
+        ValueError: nothing remains, or something that the source does not have.
+    """
+    strange = [finding for finding in remaining if finding not in source.diagnosis]
+    if not remaining or strange:
+        raise ValueError(f"remaining: found {list(remaining)}, wanted some of {list(source.diagnosis)}")
+    kept = tuple(finding for finding in source.diagnosis if finding in remaining)
+    plain = template_report(kept, organ)
+    sections = []
+    for name in ("morphology", "microvasculature"):
+        text: str = getattr(source, name)
+        clauses = [clause.strip() for clause in text.rstrip(". ").split(";")]
+        if text != NOT_ANNOTATED and len(clauses) == len(source.diagnosis) > 1:
+            pairs = zip(source.diagnosis, clauses, strict=True)
+            sections.append("; ".join(clause for finding, clause in pairs if finding in kept) + ".")
+        else:
+            sections.append(getattr(plain, name))
+    return Report(source.location, sections[0], sections[1], kept)
+
+
 def transplant_report(lesion: Report, background: Report) -> Report:
     """The report of a lesion on another image's background, which should be normal.
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from cogalign.cognition.keywords import extract
 from cogalign.cognition.report import parse, render
-from cogalign.cognition.templates import removal_report, transplant_report
+from cogalign.cognition.templates import remaining_report, removal_report, transplant_report
 from cogalign.counterfactual.interventions import Edited, Move
 from cogalign.counterfactual.plan import Edit, Task
 from cogalign.data.case import Box, Case
 from cogalign.recipe import Fill
 
 
-def counterfactual_case(task: Task, edit: Edit, edited: Edited, fill: Fill, background: Case | None) -> Case:
+def counterfactual_case(
+    task: Task,
+    edit: Edit,
+    edited: Edited,
+    fill: Fill,
+    background: Case | None,
+    mask_known_by: Mapping[str, Any] | None = None,
+) -> Case:
     """The case of one counterfactual.
 
-    Removal: nothing is found any more, the location stays. Control and background: findings, report and keywords
+    Removal: nothing is found any more, the location stays; of one of several findings: the others remain. Control and background: findings, report and keywords
     stay. Transplant: findings and the lesion's sections follow the lesion; organ and location follow the new image.
 
     Args:
@@ -26,6 +34,7 @@ def counterfactual_case(task: Task, edit: Edit, edited: Edited, fill: Fill, back
         edited: what was done.
         fill: the operator; not noted for a background intervention, which paints nothing over mucosa.
         background: for a transplant, the case on which the lesion lies now.
+        mask_known_by: `provenance` and `confidence` of the source's mask.
 
     Raises:
         ValueError: a transplant without background.
@@ -33,6 +42,8 @@ def counterfactual_case(task: Task, edit: Edit, edited: Edited, fill: Fill, back
     source = task.case
     # The source's own attributes stay with the source: some of them are no longer true here.
     attributes: dict[str, Any] = {"touched_share": round(float(edited.touched.mean()), 5)}
+    if mask_known_by is not None:
+        attributes["mask"] = dict(mask_known_by)
     common = replace(
         source,
         id=edit.id,
@@ -44,6 +55,17 @@ def counterfactual_case(task: Task, edit: Edit, edited: Edited, fill: Fill, back
         intervention=edit.intervention,
         fill=None if edit.intervention == "background" else fill,
     )
+    if edit.removes:
+        rest = tuple(finding for finding in source.findings if finding not in edit.removes)
+        report = remaining_report(parse(source.answer), rest, source.organ)
+        return replace(
+            common,
+            findings=rest,
+            boxes=tuple(box for box in source.boxes if box.finding in rest),
+            answer=render(report),
+            keywords=extract(report),
+            attributes=attributes | {"removed": list(edit.removes)},
+        )
     if edit.intervention == "removal":
         report = removal_report(parse(source.answer))
         return replace(

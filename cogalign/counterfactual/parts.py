@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from cogalign.counterfactual.located import Located
 from cogalign.counterfactual.plan import Plan
 from cogalign.data.case import Case
-from cogalign.data.caseset import METADATA, CaseSet
+from cogalign.data.caseset import METADATA, CaseSet, write_metadata
 from cogalign.recipe import CounterfactualSettings
 from cogalign.training.atomic import write_json, write_text
 
-VERSION = 1
+VERSION = 2
 """Raised when the same settings would give other images: parts of an older version are not used."""
 LEFT_OUT = "left_out.json"
+REJECTED = "rejected.jsonl"
 FOLDERS = ("images", "masks", "sources")
+WITHOUT_EFFECT = ("gallery", "workers", "quality", "masks")
+"""Settings that do not change a picture; where the masks lie is told beside them."""
 
 
-def digest(settings: CounterfactualSettings, case_set: CaseSet) -> str:
+def digest(settings: CounterfactualSettings, case_set: CaseSet, located: Mapping[str, Located]) -> str:
     """A short digest of all that decides the counterfactuals, but the pixels of the source images."""
-    keys = {name: value for name, value in asdict(settings).items() if name != "gallery"}
-    content = sha256(json.dumps([VERSION, keys], sort_keys=True).encode())
+    keys = {name: value for name, value in asdict(settings).items() if name not in WITHOUT_EFFECT}
+    found = sorted((name, one.provenance, one.confidence, one.reason) for name, one in located.items())
+    content = sha256(json.dumps([VERSION, keys, found], sort_keys=True).encode())
     content.update((case_set.root / METADATA).read_bytes())
     return content.hexdigest()[:12]
 
@@ -74,8 +79,8 @@ class Parts:
                     lines = b"\n" + lines
             file.write(lines)
 
-    def merge(self, plan: Plan) -> None:
-        """Write the case set's `metadata.jsonl` from all parts in the plan's order, then remove parts and stale files.
+    def rows(self, plan: Plan) -> list[dict[str, Any]]:
+        """The rows of all counterfactuals that were made, in the plan's order.
 
         Raises:
             RuntimeError: a counterfactual of the plan is neither made nor left out, or not one was made.
@@ -86,14 +91,37 @@ class Parts:
         if open_ids:
             raise RuntimeError(f"{self.root}: {len(open_ids)} counterfactuals were not made, the first {open_ids[0]!r}")
         rows = [finished.rows[edit_id] for edit_id in ids if edit_id in finished.rows]
-        reasons = Counter(plan.left_out) + Counter(finished.left_out.values())
-        write_json(self.root / LEFT_OUT, {"reasons": dict(reasons.most_common()), "counterfactuals": finished.left_out})
         if not rows:
-            raise RuntimeError(f"{self.root}: no counterfactual could be made; see {LEFT_OUT} for the reasons")
-        # Readers infer a column's type from the first rows: the fullest row goes first.
-        rows.insert(0, rows.pop(max(range(len(rows)), key=lambda k: sum(bool(value) for value in rows[k].values()))))
-        write_text(self.root / METADATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        self._clean(rows)
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in self._reasons(plan, finished).items())
+            raise ValueError(f"{self.root}: no counterfactual could be made: {reasons}")
+        return rows
+
+    def finish(self, plan: Plan, accepted: Sequence[Case], rejected: Sequence[Case]) -> None:
+        """Write `left_out.json`, `rejected.jsonl` and, last, the case set's `metadata.jsonl`; then remove the parts.
+
+        Args:
+            plan: what was to be made.
+            accepted: the counterfactuals of the case set.
+            rejected: those that failed the quality gate; their pictures stay where they are.
+
+        Raises:
+            ValueError: the gate left nothing.
+        """
+        if not accepted:
+            raise ValueError(
+                f"{self.root}: all {len(rejected)} counterfactuals failed the quality gate; wider limits stand under "
+                "counterfactual.quality, null switches one off"
+            )
+        finished = self.read()
+        reasons = dict(self._reasons(plan, finished).most_common())
+        write_json(self.root / LEFT_OUT, {"reasons": reasons, "counterfactuals": finished.left_out})
+        write_text(self.root / REJECTED, _lines([case.to_row() for case in rejected]))
+        write_metadata(self.root, [case.to_row() for case in accepted])
+        self._clean([case.to_row() for case in (*accepted, *rejected)])
+
+    def _reasons(self, plan: Plan, finished: Finished) -> Counter[str]:
+        """How many cases and counterfactuals each reason left out."""
+        return Counter(plan.left_out) + Counter(finished.left_out.values())
 
     def _complete(self, row: dict[str, Any]) -> bool:
         names = (row["file_name"], row["mask_file_name"], row["source_file_name"])
@@ -110,6 +138,17 @@ class Parts:
             for path in old.glob("*.jsonl"):
                 path.unlink()
             old.rmdir()
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_rejected(folder: Path) -> list[Case]:
+    """The counterfactuals that failed the quality gate, of a finished stage; the reasons are in their attributes."""
+    path = folder / REJECTED
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [Case.from_row(json.loads(line)) for line in lines]
 
 
 def read_left_out(folder: Path) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +12,7 @@ import numpy as np
 
 from cogalign.cognition.taxonomy import FINDINGS
 from cogalign.counterfactual.interventions import stream
+from cogalign.counterfactual.located import Located
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.recipe import CounterfactualSettings, Intervention
@@ -31,6 +32,7 @@ class Edit:
         intervention: what is done.
         index: which of the `per_case` ones, from 0.
         backgrounds: for a transplant, the cases on which it is tried, in order.
+        removes: for a removal of one of several findings, what goes; empty: everything.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Edit:
     intervention: Intervention
     index: int
     backgrounds: tuple[Case, ...] = ()
+    removes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,10 @@ class Plan:
     left_out: dict[str, int]
 
 
-def exclusion(case: Case) -> str | None:
-    """Why no counterfactual can be made of a case, or None.
+def unsuitable(case: Case) -> str | None:
+    """Why no counterfactual can be made of a case whatever its mask, or None.
 
-    A mask must say where the lesions are, and each finding must be focal: a diffuse disease is still there when a
-    part of the mucosa is painted over.
+    Each finding must be focal: a diffuse disease is still there when a part of the mucosa is painted over.
     """
     unknown = [finding for finding in case.findings if finding not in FINDINGS]
     if case.counterfactual_of is not None:
@@ -73,27 +75,40 @@ def exclusion(case: Case) -> str | None:
     diffuse = [finding for finding in case.findings if not FINDINGS[finding].focal]
     if diffuse:
         return f"finding not focal: {diffuse[0]}"
-    if case.mask_file_name is None:
-        return "no mask"
     return None
 
 
-def make_plan(case_set: CaseSet, settings: CounterfactualSettings) -> Plan:
+def exclusion(case: Case, located: Mapping[str, Located]) -> str | None:
+    """Why no counterfactual can be made of a case, or None: it is `unsuitable`, or nothing tells where its lesions are."""
+    reason = unsuitable(case)
+    if reason is not None:
+        return reason
+    found = located.get(case.id)
+    if found is None:
+        return None if case.mask_file_name is not None else "no mask"
+    return found.reason or None
+
+
+def make_plan(
+    case_set: CaseSet, settings: CounterfactualSettings, located: Mapping[str, Located] | None = None
+) -> Plan:
     """Plan all counterfactuals of a case set.
 
     Args:
         case_set: factual cases.
         settings: splits, interventions, number a case, limit, seed.
+        located: masks that were found, or why there is none, by case id; by default the case set's own masks.
 
     Raises:
         ValueError: a split is not there, or no case of the splits can be used.
     """
     positions = {case.id: position for position, case in enumerate(case_set.cases)}
     left_out: Counter[str] = Counter()
+    known = located or {}
     tasks: list[Task] = []
     for split in settings.splits:
         cases = case_set.split(split)
-        reasons = {case.id: exclusion(case) for case in cases}
+        reasons = {case.id: exclusion(case, known) for case in cases}
         left_out.update(reason for reason in reasons.values() if reason is not None)
         usable = [case for case in cases if reasons[case.id] is None]
         chosen = spread_evenly(usable, settings.limit)
@@ -160,7 +175,7 @@ def _task(case: Case, position: int, backgrounds: Backgrounds, settings: Counter
     """The edits of one case. Files are named by position: ids may hold any character, and names of splits."""
     edits = []
     for intervention in settings.interventions:
-        # A removal has no chance in it: a second one would be the same.
+        # A removal has next to no chance in it: a second one would be the same.
         for index in range(1 if intervention == "removal" else settings.per_case):
             suffix = f"-{index}" if settings.per_case > 1 and intervention != "removal" else ""
             partners: tuple[Case, ...] = ()
@@ -168,4 +183,22 @@ def _task(case: Case, position: int, backgrounds: Backgrounds, settings: Counter
                 partners = backgrounds.draw(case, stream(settings.seed, case.id, "partner", index))
             name = f"{position:06d}-{intervention}{suffix}"
             edits.append(Edit(f"{case.id}-{intervention}{suffix}", name, intervention, index, partners))
+        if intervention == "removal" and settings.one_of_several:
+            edits += _single_removals(case, position)
     return Task(case, f"sources/{position:06d}{Path(case.file_name).suffix.lower()}", tuple(edits))
+
+
+def _single_removals(case: Case, position: int) -> list[Edit]:
+    """One removal for each finding of a case with several, if boxes tell which lesion has which finding."""
+    if len(set(case.findings)) < 2 or {box.finding for box in case.boxes} != set(case.findings):
+        return []
+    return [
+        Edit(
+            f"{case.id}-removal-{finding}",
+            f"{position:06d}-removal-{index}",
+            "removal",
+            index,
+            removes=(finding,),
+        )
+        for index, finding in enumerate(dict.fromkeys(case.findings), start=1)
+    ]

@@ -1,17 +1,27 @@
-"""Stage 2: from the factual case set to a case set of pairs."""
+"""Stage 2: from the factual case set to a case set of pairs: find masks, make counterfactuals, grade them."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
+from lightning.pytorch import Trainer
+
 from cogalign.counterfactual.gallery import write_gallery
+from cogalign.counterfactual.locate import locate, segmenter_folder
+from cogalign.counterfactual.located import Located
+from cogalign.counterfactual.make import EXPERT
 from cogalign.counterfactual.module import CounterfactualModule, CounterfactualWriter
 from cogalign.counterfactual.parts import Parts, digest, read_left_out
-from cogalign.counterfactual.plan import Plan, make_plan
+from cogalign.counterfactual.plan import Plan, make_plan, unsuitable
+from cogalign.counterfactual.quality.stage import grade
+from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
-from cogalign.recipe import INTERVENTIONS, TrainerSettings
+from cogalign.recipe import INTERVENTIONS, CounterfactualSettings, TrainerSettings
 from cogalign.training.context import StageContext
 from cogalign.training.progress import say
 from cogalign.training.trainer import build_trainer
@@ -20,44 +30,100 @@ GALLERY = "gallery.html"
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Make the counterfactuals of a run: a case set of pairs and `gallery.html` in the stage's folder.
+    """Make the counterfactuals of a run: a case set of pairs, its quality and `gallery.html` in the stage's folder.
 
     An interrupted stage goes on where it stopped: what the part files of the same plan hold is not made again.
 
     Returns:
-        `counts` (by split, then by intervention), `n`, `source_cases`, `left_out` (by reason), `fill`, `seconds`,
-        `per_second`.
+        `counts` (by split, then by intervention), `n`, `source_cases`, `left_out` (by reason), `rejected` (by reason),
+        `yield` (by intervention), `masks` (by provenance), `quality`, `fill`, `seconds`, `per_second`.
 
     Raises:
-        ValueError: a split is not there, no case can be used, or an image or mask is damaged.
-        FileNotFoundError: the case set, an image or a mask is missing.
+        ValueError: a split is not there, no case can be used, an image or mask is damaged, or the gate left nothing.
+        FileNotFoundError: the case set, an image, a mask or the segmenter is missing.
+        ChildProcessError: a worker process was killed.
         OSError: the disk is full.
     """
     start = time.monotonic()
     settings = context.recipe.counterfactual
     case_set = read_case_set(context.case_set_dir)
-    plan = make_plan(case_set, settings)
-    parts = Parts(context.folder, digest(settings, case_set))
+    located = locate(context, case_set, _candidates(case_set, settings))
+    plan = make_plan(case_set, settings, located)
+    parts = Parts(context.folder, digest(settings, case_set, located))
+    before, trainer, seconds = _make(context, case_set, plan, parts, located)
+    made = CaseSet(context.folder, [Case.from_row(row) for row in parts.rows(plan)])
+    graded = grade(context, case_set, made, settings, segmenter_folder(context))
+    rejected = [_with_reasons(case, reasons) for case, reasons in graded.rejected]
+    if trainer.is_global_zero:
+        parts.finish(plan, graded.accepted, rejected)
+        write_gallery(
+            CaseSet(context.folder, graded.accepted),
+            case_set,
+            context.folder / GALLERY,
+            limit=settings.gallery,
+            rejected=rejected,
+            left_out=read_left_out(context.folder),
+            summary=graded.summary,
+            masks={name: one.file for name, one in located.items() if one.file and one.provenance != EXPERT},
+        )
+    _together()
+    result = metrics(graded.accepted, rejected, plan, settings.fill, read_left_out(context.folder))
+    result["quality"] = graded.summary
+    result["masks"] = dict(Counter(located[task.case.id].provenance for task in plan.tasks if task.case.id in located))
+    result["seconds"] = round(time.monotonic() - start, 2)
+    # Making alone: finding masks and grading have their own pace.
+    result["per_second"] = round(max(0, len(made.cases) - before) / max(seconds, 1e-9), 1)
+    return result
+
+
+def _candidates(case_set: CaseSet, settings: CounterfactualSettings) -> list[Case]:
+    """The cases of the wanted splits that have focal lesions, wherever these are."""
+    return [case for split in settings.splits for case in case_set.split(split) if unsuitable(case) is None]
+
+
+def _make(
+    context: StageContext, case_set: CaseSet, plan: Plan, parts: Parts, located: Mapping[str, Located]
+) -> tuple[int, Trainer, float]:
+    """Make what is still open; returns how many were made before, the trainer and the seconds."""
+    start = time.monotonic()
     finished = parts.read()
     before = len(finished.rows) + len(finished.left_out)
     if before:
         say(f"counterfactual: going on, {before} of {sum(len(task.edits) for task in plan.tasks)} were made before")
-    module = CounterfactualModule(case_set, plan, finished, settings)
+    settings = context.recipe.counterfactual
+    module = CounterfactualModule(case_set, plan, finished, settings, located, context.folder)
     trainer = build_trainer(
         context.recipe,
         folder=context.folder,
-        callbacks=[CounterfactualWriter(parts, case_set, plan)],
+        callbacks=[CounterfactualWriter(parts, plan)],
         # Images are edited on the CPU; as many processes as the recipe has devices share the work.
         accelerator="cpu",
         devices=processes(context.recipe.trainer),
         precision="32-true",
         inference_mode=False,
     )
-    trainer.predict(module, return_predictions=False)
-    made = read_case_set(context.folder)
-    if trainer.is_global_zero:
-        write_gallery(made, case_set, context.folder / GALLERY, limit=settings.gallery)
-    return metrics(made, plan, settings.fill, before, time.monotonic() - start, read_left_out(context.folder))
+    try:
+        trainer.predict(module, return_predictions=False)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            "counterfactual: a worker process was killed (out of memory?); what was made is kept, the same command goes "
+            "on; fewer counterfactual.workers need less memory"
+        ) from None
+    return before, trainer, time.monotonic() - start
+
+
+def _with_reasons(case: Case, reasons: list[str]) -> Case:
+    """The case with what failed beside its measures."""
+    quality = {**case.attributes.get("quality", {}), "failed": reasons}
+    return replace(case, attributes=case.attributes | {"quality": quality})
+
+
+def _together() -> None:
+    """Wait until all processes of the run are here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def processes(settings: TrainerSettings) -> int:
@@ -66,16 +132,30 @@ def processes(settings: TrainerSettings) -> int:
 
 
 def metrics(
-    made: CaseSet, plan: Plan, fill: str, before: int, seconds: float, left_out: dict[str, int]
+    accepted: Sequence[Case], rejected: Sequence[Case], plan: Plan, fill: str, left_out: dict[str, int]
 ) -> dict[str, Any]:
-    """What goes into `stage.json`; `before` counterfactuals were made by an earlier, interrupted run."""
-    counts = {split: Counter(case.intervention for case in made.cases if case.split == split) for split in made.splits}
+    """What goes into `stage.json` of what was made, accepted and rejected."""
+    splits = list(dict.fromkeys(case.split for case in (*accepted, *rejected)))
+    counts = {split: Counter(case.intervention for case in accepted if case.split == split) for split in splits}
     return {
-        "n": len(made.cases),
+        "n": len(accepted),
         "source_cases": len(plan.tasks),
         "counts": {split: {name: counts[split][name] for name in INTERVENTIONS} for split in sorted(counts)},
         "left_out": left_out,
+        "rejected": dict(Counter(reason for case in rejected for reason in _reasons(case)).most_common()),
+        "yield": _yields(accepted, rejected),
         "fill": fill,
-        "seconds": round(seconds, 2),
-        "per_second": round(max(0, len(made.cases) - before) / max(seconds, 1e-9), 1),
+    }
+
+
+def _reasons(case: Case) -> list[str]:
+    reasons: list[str] = case.attributes["quality"]["failed"]
+    return reasons
+
+
+def _yields(accepted: Sequence[Case], rejected: Sequence[Case]) -> dict[str, float]:
+    """Share of the counterfactuals of each intervention that passed the gate."""
+    good, bad = (Counter(case.intervention for case in cases) for cases in (accepted, rejected))
+    return {
+        name: round(good[name] / (good[name] + bad[name]), 4) for name in INTERVENTIONS if good[name] + bad[name] > 0
     }

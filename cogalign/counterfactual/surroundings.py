@@ -1,4 +1,4 @@
-"""The intervention `background`: guide box, border and hue change, the lesion stays byte for byte."""
+"""The intervention `background`: guide box, border, overlay text and hue change, the lesion stays byte for byte."""
 
 from __future__ import annotations
 
@@ -35,11 +35,15 @@ HUE_DEGREES = (8.0, 24.0)
 """Least and most turn of the mucosa's hue."""
 NEAR = 40.0
 """A new colour differs from the old one by at least so many grey levels in some channel."""
-CHANGES = ("box", "border", "hue")
+TEXT_HEIGHT = 0.045
+"""Height of overlay letters over the shorter side of the image."""
+TEXT_TRIES = 12
+"""Places that are tried for overlay text; one that meets a lesion is not taken."""
+CHANGES = ("box", "border", "hue", "text")
 
 
 def background(image: Image, mask: Mask, rng: np.random.Generator) -> Edited:
-    """Change one or more of guide box, border and hue; the lesion's own pixels stay as they are.
+    """Change one or more of guide box, border, overlay text and hue; the lesion's own pixels stay as they are.
 
     Args:
         image: H x W x 3 uint8, RGB.
@@ -73,6 +77,12 @@ def background(image: Image, mask: Mask, rng: np.random.Generator) -> Edited:
             chosen = sorted({*chosen, "box"})
         elif "box" in chosen:
             chosen.remove("box")
+    if "text" in chosen:
+        painted = _paint_text(result, mask, rng)
+        if painted is None:
+            chosen.remove("text")
+        else:
+            result = painted
     if not chosen:
         result, chosen = _turn_hue(image, HUE_DEGREES[1], keep), ["hue"]
     return Edited(np.where(mask[..., None], image, result), ~mask, changed=tuple(chosen))
@@ -141,6 +151,46 @@ def _paint_box(result: Image, image: Image, mask: Mask, rng: np.random.Generator
         _draw_scope(patch, colour, rng)
     drawn[window] = np.clip(np.rint(patch), 0, 255).astype(np.uint8)
     return drawn
+
+
+def _paint_text(result: Image, mask: Mask, rng: np.random.Generator) -> Image | None:
+    """Write a tower's overlay (date, time, form fields without a name) where no lesion lies; None if it fits nowhere."""
+    height, width = mask.shape
+    letters = max(5, round(TEXT_HEIGHT * min(height, width)))
+    scale = cv2.getFontScaleFromHeight(cv2.FONT_HERSHEY_SIMPLEX, letters, 1)
+    lines = _overlay_lines(rng)
+    sizes = [cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0] for line in lines]
+    box_width, step = max(size[0] for size in sizes), round(1.7 * letters)
+    box_height = step * len(lines)
+    if box_width >= width or box_height >= height:
+        return None
+    for _ in range(TEXT_TRIES):
+        # Towers write at the left or right edge.
+        left = int(rng.integers(0, max(1, width // 20)))
+        left = left if rng.random() < 0.5 else width - box_width - left
+        top = int(rng.integers(0, height - box_height))
+        window = (slice(top, top + box_height), slice(max(0, left), left + box_width))
+        if mask[window].any():
+            continue
+        drawn = result.copy()
+        for number, line in enumerate(lines):
+            at = (max(0, left), top + number * step + letters)
+            cv2.putText(drawn, line, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (232, 232, 226), 1, cv2.LINE_AA)
+        return drawn
+    return None
+
+
+def _overlay_lines(rng: np.random.Generator) -> list[str]:
+    """One to three lines as a tower shows them."""
+    numbers = rng.integers((1, 1, 2008, 0, 0, 0), (29, 13, 2026, 24, 60, 60))
+    day, month, year, hour, minute, second = (int(number) for number in numbers)
+    lines = [
+        f"{day:02d}/{month:02d}/{year}",
+        f"{hour:02d}:{minute:02d}:{second:02d}",
+        f"Eh:A{int(rng.integers(1, 9))} Cm:{int(rng.integers(0, 4))}",
+        "D.O.B.:",
+    ]
+    return [lines[k] for k in rng.permutation(len(lines))[: int(rng.integers(1, 4))]]
 
 
 def _draw_scope(patch: NDArray[np.float32], colour: NDArray[np.float32], rng: np.random.Generator) -> None:

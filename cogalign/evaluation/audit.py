@@ -8,6 +8,8 @@ Each rate is a mean over counterfactual images of one kind:
 - `background_flip_rate`: only a background cue is changed; the diagnosis differs from what the same model says of the
   unedited image, right or wrong. Lower is better.
 
+- `remaining_rate`, beside them: one of several different findings was removed; the diagnosis is exactly the others.
+
 A case counts whether or not the model saw the lesion in the unedited image: a model that calls everything normal has
 a removal rate of 1, and pays for it in the control and transplant rates. `<rate>_given_correct` is the same rate among
 the cases whose unedited image the model got right. A model that never gives a diagnosis cannot flip: its background
@@ -22,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cogalign.data.case import Case
 from cogalign.evaluation.metrics import exact_match
 from cogalign.evaluation.statistics import Interval, bootstrap_interval, difference_interval, mean_interval
 from cogalign.evaluation.storage import rows_of
@@ -33,6 +36,8 @@ RATES = {
     "background": "background_flip_rate",
 }
 """The rate of each kind of counterfactual."""
+REMAINING = "removal_of_one"
+"""Kind of the counterfactuals from which one of several findings was removed; not part of the causal score."""
 LOWER_IS_BETTER = ("background_flip_rate",)
 
 
@@ -72,6 +77,17 @@ def _with_interval(name: str, frame: pd.DataFrame, resamples: int, seed: int) ->
         f"{name}_ci": mean_interval(values, frame["group"].tolist(), resamples=resamples, seed=seed),
         f"{name}_n": len(values),
     }
+
+
+def kind_of(case: Case) -> str:
+    """The kind under which the audit asks about a counterfactual: its intervention, or `REMAINING`."""
+    return REMAINING if case.intervention == "removal" and not case.is_normal else str(case.intervention)
+
+
+def _remaining(predictions: pd.DataFrame) -> pd.DataFrame:
+    """`group` and `value` of the images from which one of several findings was removed."""
+    rows = predictions[predictions["kind"] == REMAINING]
+    return pd.DataFrame({"group": rows["group"], "value": rows["correct"].astype(bool)})
 
 
 def spot_drop(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -144,6 +160,7 @@ def audit_model(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0)
         frame = judged[judged["kind"] == kind]
         result |= _with_interval(name, frame, resamples, seed)
         result |= _with_interval(f"{name}_given_correct", frame[frame["factual_correct"]], resamples, seed)
+    result |= _with_interval("remaining_rate", _remaining(predictions), resamples, seed)
     result |= spot_drop(predictions, resamples, seed)
     result["causal_score"], result["causal_score_ci"] = causal_score(judged, resamples, seed)
     result["causal_score_n"] = int(judged["group"].nunique())

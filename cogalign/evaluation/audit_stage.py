@@ -9,7 +9,7 @@ from PIL import Image
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import read_case_set
-from cogalign.evaluation.audit import RATES, audit_model
+from cogalign.evaluation.audit import RATES, REMAINING, audit_model, kind_of
 from cogalign.evaluation.collect import Job, collect, stamp, subjects
 from cogalign.evaluation.perturbations import spots
 from cogalign.evaluation.report import write_report
@@ -30,7 +30,8 @@ def plan(context: StageContext) -> list[Job]:
             f"audit.split: found {settings.split!r}, but {pairs.root} has counterfactuals of {', '.join(found)} only; "
             "add it to counterfactual.splits, or see left_out.json there for why its cases have none"
         )
-    edited = {kind: spread([case for case in rows if case.intervention == kind], settings.limit) for kind in RATES}
+    kinds = (*RATES, REMAINING)
+    edited = {kind: spread([case for case in rows if kind_of(case) == kind], settings.limit) for kind in kinds}
     wanted = {case.counterfactual_of for cases in edited.values() for case in cases}
     missing = sorted(str(name) for name in wanted if name not in factual_set.by_id)
     if missing:

@@ -25,8 +25,8 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of a frame of predictions.
 
-`kind` is `factual`, an intervention (`removal`, `control`, `transplant`, `background`) or `spots`; `group` is the
-unit that is resampled; `findings` is the truth and `diagnosis` what was said, both lists of ids; `unknown` holds
+`kind` is `factual`, an intervention (`removal`, `control`, `transplant`, `background`), `removal_of_one` or `spots`;
+`group` is the unit that is resampled; `findings` is the truth and `diagnosis` what was said, both lists of ids; `unknown` holds
 diagnoses that no finding is named; `location_correct` may be None (nobody knows where it is); `cognition` is the share
 of the case's keywords in the completion, NaN where it has none; `format`: three headings and a diagnosis.
 """

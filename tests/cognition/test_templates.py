@@ -8,6 +8,7 @@ from cogalign.cognition.templates import (
     NOT_ANNOTATED,
     negative_sections,
     normal_sections,
+    remaining_report,
     removal_report,
     template_report,
     transplant_report,
@@ -24,6 +25,29 @@ def test_removal_keeps_the_location_and_makes_the_rest_normal() -> None:
 def test_removal_from_a_photograph_reads_like_a_normal_photograph() -> None:
     removed = removal_report(template_report(["polyp"], "colon"))
     assert removed == template_report(["normal"], "colon")
+
+
+def test_what_remains_keeps_its_own_clauses_where_sections_can_be_taken_apart() -> None:
+    both = Report("Colon, white light.", "Sessile polyp; round ulcer.", "Dilated vessels; absent vessels.", ("polyp", "ulcer"))
+    kept = remaining_report(both, ["ulcer"], "colon")
+    assert kept == Report(both.location, "round ulcer.", "absent vessels.", ("ulcer",))
+
+
+def test_what_remains_is_told_by_the_template_where_they_cannot() -> None:
+    kept = remaining_report(LESION, ["erosion"], "stomach")
+    assert kept == Report(LESION.location, *sections(template_report(["erosion"], "stomach")), ("erosion",))
+    photograph = template_report(["polyp", "erosion"], "colon")
+    assert remaining_report(photograph, ["polyp"], "colon") == template_report(["polyp"], "colon")
+
+
+@pytest.mark.parametrize("remaining", [[], ["ulcer"], ["polyp", "ulcer"]])
+def test_only_what_was_there_can_remain(remaining: list[str]) -> None:
+    with pytest.raises(ValueError, match="wanted some of"):
+        remaining_report(LESION, remaining)
+
+
+def sections(report: Report) -> tuple[str, str]:
+    return report.morphology, report.microvasculature
 
 
 def test_transplant_takes_the_location_of_the_background_and_the_rest_of_the_lesion() -> None:

@@ -51,6 +51,17 @@ def test_removal_is_normal_and_keeps_the_location() -> None:
     assert "polyp" not in made.answer.lower() and "no focal lesion" in made.answer
 
 
+def test_removal_of_one_of_two_findings_leaves_the_other_in_label_boxes_and_report() -> None:
+    edit = Edit("a-removal-polyp", "000000-removal-1", "removal", 1, removes=("polyp",))
+    known_by = {"provenance": "box+grabcut", "confidence": 0.8}
+    task = Task(SOURCE, "sources/000000.jpg", (edit,))
+    made = counterfactual_case(task, edit, Edited(IMAGE, TOUCHED), "white", None, known_by)
+    report = parse(made.answer)
+    assert made.findings == report.diagnosis == ("ulcer",) and [box.finding for box in made.boxes] == ["ulcer"]
+    assert made.attributes["removed"] == ["polyp"] and made.attributes["mask"] == known_by
+    assert "polyp" not in made.answer.lower() and report.location == parse(SOURCE.answer).location
+
+
 @pytest.mark.parametrize("intervention", ["control", "background"])
 def test_control_and_background_keep_report_and_label(intervention: str) -> None:
     made = make(intervention, Edited(IMAGE, TOUCHED, changed=("hue",)))

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from cogalign.counterfactual.interventions import stream
+from cogalign.counterfactual.located import Located
 from cogalign.counterfactual.plan import Backgrounds, compatible, exclusion, make_plan, spread_evenly
-from cogalign.data.case import Case
+from cogalign.data.case import Box, Case
 from cogalign.data.caseset import CaseSet
 from cogalign.recipe import CounterfactualSettings
 
@@ -45,7 +46,37 @@ def test_only_focal_findings_with_a_mask_are_used_and_the_rest_is_counted() -> N
         "finding not in the taxonomy: wart": 1,
         "is a counterfactual": 1,
     }
-    assert exclusion(cases[0]) is None
+    assert exclusion(cases[0], {}) is None
+
+
+def test_a_mask_that_was_found_makes_a_case_usable_and_one_that_was_not_excludes_it() -> None:
+    cases = [case(0, mask_file_name=None), case(1, mask_file_name=None), case(2)]
+    located = {
+        "c0": Located(Path("located/0.png"), "box+grabcut", 0.8, ""),
+        "c1": Located(None, "", 0.0, "segmenter not sure"),
+    }
+    plan = make_plan(CaseSet(Path("x"), cases), CounterfactualSettings(splits=["train"]), located)
+    assert [task.case.id for task in plan.tasks] == ["c0", "c2"]
+    assert plan.left_out == {"segmenter not sure": 1}
+
+
+def test_each_of_several_findings_is_also_removed_alone_where_boxes_tell_them_apart() -> None:
+    both = (Box("polyp", 0, 0, 4, 4), Box("ulcer", 6, 6, 9, 9))
+    cases = [
+        case(0, findings=("polyp", "ulcer"), boxes=both),
+        case(1, findings=("polyp", "ulcer"), boxes=both[:1]),
+        case(2, boxes=both[:1] * 2),
+    ]
+    settings = CounterfactualSettings(splits=["train"], interventions=["removal"])
+    first, *others = make_plan(CaseSet(Path("x"), cases), settings).tasks
+    assert [(edit.id, edit.name, edit.removes) for edit in first.edits] == [
+        ("c0-removal", "000000-removal", ()),
+        ("c0-removal-polyp", "000000-removal-1", ("polyp",)),
+        ("c0-removal-ulcer", "000000-removal-2", ("ulcer",)),
+    ]
+    assert all(len(task.edits) == 1 for task in others)
+    settings.one_of_several = False
+    assert all(len(task.edits) == 1 for task in make_plan(CaseSet(Path("x"), cases), settings).tasks)
 
 
 def test_files_are_named_by_position_and_ids_by_what_was_done() -> None:

@@ -1,6 +1,8 @@
 import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,11 +14,12 @@ import pytest
 from PIL import Image
 
 from cogalign.cognition.report import parse
-from cogalign.counterfactual import module as module_file
+from cogalign.counterfactual import make as make_file
+from cogalign.counterfactual.parts import read_rejected
 from cogalign.counterfactual.stage import run
 from cogalign.data.caseset import CaseSet, read_case_set
 from cogalign.data.phantom import write_phantom
-from cogalign.recipe import DataSettings, PhantomSettings, Recipe
+from cogalign.recipe import DataSettings, PhantomSettings, QualitySettings, Recipe
 from cogalign.training.context import StageContext
 
 
@@ -30,6 +33,7 @@ def context(data: Path, out: Path, **fields: Any) -> StageContext:
     recipe = Recipe(out=str(out), data=DataSettings(case_set=str(data)))
     for name, value in {"fill": "surround_blur", "gallery": 3, **fields}.items():
         setattr(recipe.counterfactual, name, value)
+    recipe.counterfactual.quality = fields.get("quality", QualitySettings(enabled=False))
     recipe.trainer.accelerator = "cpu"
     return StageContext(recipe, out, "counterfactual")
 
@@ -51,7 +55,8 @@ def test_the_stage_writes_a_case_set_of_pairs(data: Path, tmp_path: Path) -> Non
     assert metrics["n"] == len(pairs.cases) > 2 * len(lesions)
     assert metrics["source_cases"] == len(lesions)
     assert sum(sum(row.values()) for row in metrics["counts"].values()) == metrics["n"]
-    planned = 4 * len(lesions)
+    several = sum(2 * (len(case.findings) == 2) for case in lesions)
+    planned = 4 * len(lesions) + several
     assert planned - metrics["n"] == sum(n for reason, n in metrics["left_out"].items() if "normal" not in reason)
     for case in pairs.cases:
         source = factual.by_id[case.counterfactual_of or ""]
@@ -63,7 +68,10 @@ def test_the_stage_writes_a_case_set_of_pairs(data: Path, tmp_path: Path) -> Non
         assert np.array_equal(image[~touched], ground[~touched])
         assert np.any(image != before)
         assert parse(case.answer).agrees_with(case.findings)
-        assert case.findings == (("normal",) if case.intervention == "removal" else source.findings)
+        gone = case.attributes.get("removed", source.findings if case.intervention == "removal" else ())
+        left = tuple(finding for finding in source.findings if finding not in gone)
+        assert case.findings == (left or ("normal",))
+        assert case.attributes["mask"] == {"provenance": "expert", "confidence": 1.0}
         if case.background_of is not None:
             assert factual.by_id[case.background_of].split == case.split and case.background_of != source.id
 
@@ -73,7 +81,7 @@ def test_an_interrupted_stage_goes_on_to_the_same_bytes(
 ) -> None:
     run(context(data, tmp_path / "whole"))
     writes = []
-    real = module_file.write_png
+    real = make_file.write_png
 
     def full_disk(path: Path, image: np.ndarray) -> None:
         writes.append(path)
@@ -81,12 +89,12 @@ def test_an_interrupted_stage_goes_on_to_the_same_bytes(
             raise OSError(28, "No space left on device")
         real(path, image)
 
-    monkeypatch.setattr(module_file, "write_png", full_disk)
+    monkeypatch.setattr(make_file, "write_png", full_disk)
     with pytest.raises(OSError, match="No space left"):
         run(context(data, tmp_path / "broken"))
     assert not (tmp_path / "broken/counterfactual/metadata.jsonl").exists()
     again: list[Path] = []
-    monkeypatch.setattr(module_file, "write_png", lambda path, image: (again.append(path), real(path, image))[1])
+    monkeypatch.setattr(make_file, "write_png", lambda path, image: (again.append(path), real(path, image))[1])
     run(context(data, tmp_path / "broken"))
     assert "going on" in capsys.readouterr().err
     whole, broken = (fingerprint(tmp_path / name / "counterfactual") for name in ("whole", "broken"))
@@ -102,11 +110,12 @@ def test_two_ranks_share_the_work_and_give_the_same_bytes(data: Path, tmp_path: 
         "import sys\n"
         "from pathlib import Path\n"
         "from cogalign.counterfactual.stage import run\n"
-        "from cogalign.recipe import CounterfactualSettings, DataSettings, Recipe, TrainerSettings\n"
+        "from cogalign.recipe import CounterfactualSettings, DataSettings, QualitySettings, Recipe, TrainerSettings\n"
         "from cogalign.training.context import StageContext\n"
         "data, out = sys.argv[1:]\n"
         "recipe = Recipe(out=out, data=DataSettings(case_set=data),\n"
-        "    counterfactual=CounterfactualSettings(fill='surround_blur', gallery=3),\n"
+        "    counterfactual=CounterfactualSettings(fill='surround_blur', gallery=3,\n"
+        "        quality=QualitySettings(enabled=False)),\n"
         "    trainer=TrainerSettings(accelerator='cpu', devices=2, strategy='ddp'))\n"
         "print(run(StageContext(recipe, Path(out), 'counterfactual'))['n'])\n"
     )
@@ -116,6 +125,56 @@ def test_two_ranks_share_the_work_and_give_the_same_bytes(data: Path, tmp_path: 
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(set(done.stdout.split())) == 1
     assert fingerprint(tmp_path / "one/counterfactual") == fingerprint(tmp_path / "two/counterfactual")
+
+
+def test_worker_processes_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    run(context(data, tmp_path / "one"))
+    run(context(data, tmp_path / "two", workers=2))
+    assert fingerprint(tmp_path / "one/counterfactual") == fingerprint(tmp_path / "two/counterfactual")
+
+
+def test_an_error_in_a_worker_process_arrives_in_one_line_and_keeps_the_rest(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    victim = [case for case in read_case_set(copy).split("test") if not case.is_normal][-1]
+    (copy / victim.file_name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match=Path(victim.file_name).name) as caught:
+        run(context(copy, tmp_path / "out", workers=1))
+    assert "Traceback" not in str(caught.value)
+    assert list((tmp_path / "out/counterfactual").glob("parts-*/rank-0.jsonl"))
+
+
+def test_a_killed_worker_is_told_of_and_the_next_call_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(context(data, tmp_path / "whole"))
+    real = make_file.write_png
+
+    def killed(path: Path, image: np.ndarray) -> None:
+        if path.name == "000019-control.png" or path.name.startswith("00002"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(path, image)
+
+    monkeypatch.setattr(make_file, "write_png", killed)  # the worker is forked from this process
+    with pytest.raises(ChildProcessError, match="a worker process was killed"):
+        run(context(data, tmp_path / "broken", workers=1))
+    monkeypatch.undo()
+    run(context(data, tmp_path / "broken", workers=1))
+    assert "going on" in capsys.readouterr().err
+    assert fingerprint(tmp_path / "whole/counterfactual") == fingerprint(tmp_path / "broken/counterfactual")
+
+
+def test_the_gate_keeps_what_fails_apart_with_its_reason(data: Path, tmp_path: Path) -> None:
+    quality = QualitySettings(side=64, bootstrap=50, folds=2, max_seam=1.0)
+    metrics = run(context(data, tmp_path, quality=quality, fill="white", limit=6))
+    folder = tmp_path / "counterfactual"
+    pairs, rejected = read_case_set(folder), read_rejected(folder)
+    assert metrics["n"] == len(pairs.cases) and metrics["rejected"]["visible seam"] > 0
+    assert sum(bool(case.attributes["quality"]["failed"]) for case in rejected) == len(rejected) > 0
+    assert {case.id for case in pairs.cases}.isdisjoint(case.id for case in rejected)
+    assert all((folder / case.file_name).is_file() for case in (*pairs.cases, *rejected))
+    assert all("failed" not in case.attributes["quality"] for case in pairs.cases)
+    assert all(0 <= share <= 1 for share in metrics["yield"].values())
 
 
 def test_another_setting_replaces_the_old_pairs(data: Path, tmp_path: Path) -> None:
@@ -138,8 +197,6 @@ def test_a_lesion_beyond_the_area_limits_is_left_out_and_counted(data: Path, tmp
 
 
 def test_a_damaged_image_stops_the_stage_with_its_name(data: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
     victim = next(case for case in read_case_set(copy).split("test") if not case.is_normal)
@@ -163,7 +220,7 @@ def test_the_gallery_is_self_contained_and_holds_as_many_cases_as_asked(data: Pa
     run(context(data, tmp_path))
     sheet = Sheet()
     sheet.feed((tmp_path / "counterfactual/gallery.html").read_text())
-    assert sheet.rows == 1 + 3
+    assert sheet.rows >= 1 + 3
     assert len(sheet.sources) > 3 * 4 and all(source.startswith("data:image/jpeg;base64,") for source in sheet.sources)
 
 

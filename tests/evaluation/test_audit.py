@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
-from cogalign.evaluation.audit import audit_model, causal_score, judgements, spot_drop
+from cogalign.data.case import Case
+from cogalign.evaluation.audit import audit_model, causal_score, judgements, kind_of, spot_drop
 
 KINDS = ("removal", "control", "transplant", "background")
 
@@ -55,6 +58,22 @@ def test_calling_everything_normal_is_no_way_to_a_good_score() -> None:
     assert result["removal_normal_rate"] == 1 and result["background_flip_rate"] == 0
     assert result["causal_score"] == 0.5
     assert result["removal_normal_rate_given_correct"] is None and result["removal_normal_rate_given_correct_n"] == 0
+
+
+def test_removing_one_of_two_findings_has_a_rate_of_its_own_beside_the_score() -> None:
+    frame = run_of({})
+    rows = [row("removal_of_one", f"c{k}-removal-polyp", ["ulcer"], said, source=f"c{k}")
+            for k, said in enumerate([["ulcer"], ["ulcer"], ["normal"], ["polyp", "ulcer"]])]  # fmt: skip
+    result = audit_model(pd.concat([frame, pd.DataFrame(rows)]), resamples=50)
+    assert (result["remaining_rate"], result["remaining_rate_n"]) == (0.5, 4)
+    assert result["causal_score"] == 1 and result["removal_normal_rate_n"] == 10
+    assert audit_model(frame, resamples=50)["remaining_rate"] is None
+
+
+def test_a_removal_is_asked_about_by_what_it_leaves() -> None:
+    left = Case("x", "x.png", ("ulcer",), "test", intervention="removal")
+    assert kind_of(left) == "removal_of_one" and kind_of(replace(left, findings=("normal",))) == "removal"
+    assert kind_of(replace(left, intervention="control")) == "control"
 
 
 def test_normal_beside_another_diagnosis_is_not_normal() -> None:

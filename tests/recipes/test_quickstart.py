@@ -15,7 +15,7 @@ import pytest
 
 from cogalign.cli import main
 from cogalign.cognition.report import HEADINGS
-from cogalign.recipe import STAGES
+from cogalign.recipe import USUAL_STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
@@ -110,7 +110,7 @@ def misses(stages: dict[str, Any]) -> list[str]:
 
 def assert_summary_is_whole(stages: dict[str, Any]) -> None:
     """All stages are finished, and all metrics of the contract are there for each model and split."""
-    assert {name: stages[name]["status"] for name in stages} == dict.fromkeys(("data", *STAGES), "finished")
+    assert {name: stages[name]["status"] for name in stages} == dict.fromkeys(("data", *USUAL_STAGES), "finished")
     judged = stages["evaluate"]["metrics"]["models"]
     assert set(judged) == {"base", "sft", "aligned"}
     for splits in judged.values():
@@ -155,5 +155,5 @@ def assert_second_run_skips(arguments: list[str], capsys: pytest.CaptureFixture[
     seconds = time.monotonic() - start
     captured = capsys.readouterr()
     said = captured.out + captured.err
-    assert [stage for stage in ("data", *STAGES) if f"{stage}: finished before, skipped" not in said] == []
+    assert [stage for stage in ("data", *USUAL_STAGES) if f"{stage}: finished before, skipped" not in said] == []
     assert seconds < SECONDS_OF_A_SECOND_RUN

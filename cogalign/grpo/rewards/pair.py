@@ -35,8 +35,8 @@ def pair_reward(
 
     With f an answer to the factual case and c one to its counterfactual:
 
-    - `removal`: [c says normal alone] F1(f) (1 + L) / 2, where L = 1 when both name the same organ, and it is the
-      case's. Where the case's organ is not known, the factor is left out.
+    - `removal`: [c says exactly what is left: normal alone, or the findings that remain] F1(f) (1 + L) / 2, where L = 1
+      when both name the same organ, and it is the case's. Where the case's organ is not known, the factor is left out.
     - `control`, `transplant`, `background`: [f and c say the same set] F1(f).
 
     F1 is that of `diagnosis_f1_reward` against the factual case's findings: two answers that agree on something wrong,
@@ -69,8 +69,8 @@ def pair_reward(
 
 
 def _removal(factual: _Answer, removed: _Answer) -> float:
-    """The diagnosis flips from the right one to normal, and the location stays."""
-    flipped = float(removed.report.agrees_with({"normal"})) * f1(factual.report, factual.gold - {"normal"})
+    """The diagnosis goes from the right one to what is left of it, mostly normal, and the location stays."""
+    flipped = float(removed.report.agrees_with(removed.gold)) * f1(factual.report, factual.gold - {"normal"})
     if factual.organ is None:
         return flipped
     places = {organ_in(factual.report.location), organ_in(removed.report.location)}

@@ -26,6 +26,19 @@ def pair(what: str, factual: list[str], other: list[str], organ: str | None = "c
     return pair_reward([*factual, *other], **columns)
 
 
+def test_removal_of_one_of_two_findings_wants_exactly_the_other() -> None:
+    columns: dict[str, Any] = {
+        "id": ["a", "a-cf"],
+        "counterfactual_of": [None, "a"],
+        "intervention": [None, "removal"],
+        "findings": [["polyp", "ulcer"], ["ulcer"]],
+        "organ": ["colon", "colon"],
+    }
+    assert pair_reward([says("Polyp, Ulcer"), says("Ulcer")], **columns) == [1.0, 1.0]
+    assert pair_reward([says("Polyp, Ulcer"), says("Normal")], **columns) == [0.0, 0.0]
+    assert pair_reward([says("Polyp, Ulcer"), says("Polyp, Ulcer")], **columns) == [0.0, 0.0]
+
+
 def test_removal_wants_the_flip_and_the_same_place() -> None:
     assert pair("removal", [says("Polyp")], [says("Normal")]) == [1.0, 1.0]
     assert pair("removal", [says("Polyp")], [says("Normal", "Stomach")]) == [0.5, 0.5]
