@@ -31,8 +31,8 @@ class GroundingSettings:
 
     url: str | None = None
     """OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1; null asks the recipe's own model in this process."""
-    model: str = ""
-    """Name of the model at the endpoint."""
+    model: str | None = None
+    """Name of the model at the endpoint; needed where url is given."""
     api_key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the endpoint's key; the key itself is written nowhere."""
     coordinates: Literal["auto", "pixels", "thousand", "unit"] = "auto"
