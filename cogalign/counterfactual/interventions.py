@@ -19,6 +19,7 @@ from cogalign.counterfactual.masks import (
     dark_surround,
     feathered_alpha,
     grow,
+    highlights,
     lesion_radius,
     lesions,
     reach,
@@ -112,7 +113,7 @@ def removal(
     radius = lesion_radius(mask)
     alpha = operator.alpha(mask, radius)
     # Where mucosa can be seen takes longer to find than some fills take to paint.
-    hidden = np.zeros_like(mask) if operator.fill in BLIND else ~visible_mucosa(image)
+    hidden = np.zeros_like(mask) if operator.fill in BLIND else ~visible_mucosa(image) | highlights(image)
     if others is not None:
         if np.any(others & (alpha > 0)):
             return None
@@ -141,7 +142,8 @@ def control(
     alpha = move_pieces(alphas, visible, mask, rng)
     if alpha is None:
         return None
-    return Edited(operator.paint(image, alpha, radius, mask | ~visible, rng), alpha > 0)
+    hidden = mask if operator.fill in BLIND else mask | ~visible | highlights(image)
+    return Edited(operator.paint(image, alpha, radius, hidden, rng), alpha > 0)
 
 
 def transplant(

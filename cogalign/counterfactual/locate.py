@@ -56,6 +56,7 @@ def locate(context: StageContext, case_set: CaseSet, cases: Sequence[Case]) -> d
         ValueError: an image cannot be read.
         GroundingError: the endpoint cannot be used.
         ChildProcessError: a worker process was killed.
+        RuntimeError: the ranks do not see one another's files.
     """
     settings = context.recipe.counterfactual.masks
     positions = {case.id: position for position, case in enumerate(case_set.cases)}
@@ -69,6 +70,12 @@ def locate(context: StageContext, case_set: CaseSet, cases: Sequence[Case]) -> d
             say(f"masks: going on, {len(found)} of {len(todo)} were looked for before")
         _search(context, case_set, todo, store, found)
         found = store.read(todo)
+        missing = [case.id for _, case in todo if case.id not in found]
+        if missing:
+            raise RuntimeError(
+                f"{store.folder}: {len(missing)} cases were not looked at, the first {missing[0]!r}; do all processes see "
+                "this folder, and have they the same recipe?"
+            )
     located = {case.id: at_once[case.id] if case.id in at_once else found[case.id] for case in cases}
     if not _is_distributed() or torch.distributed.get_rank() == 0:
         store.write_list(case_set, located)

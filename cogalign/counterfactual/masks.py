@@ -19,6 +19,8 @@ WORK_SIDE = 80
 """Longest side, in pixels, of the reduced maps on which mucosa and free places are looked for."""
 DARK = 28
 """Pixels whose brightest channel is below this are border or lumen, not visible mucosa."""
+GLARE = 215
+"""Pixels whose darkest channel is above this are reflections."""
 BOX_SIDE = 0.21
 """Side of a guide box over the shorter side of the image."""
 MIN_FEATHER = 1e-3
@@ -208,6 +210,17 @@ def outside_box(image: Image, mask: Mask) -> Mask:
     seen = mask.copy()
     seen[box] = False
     return seen
+
+
+def highlights(image: Image) -> Mask:
+    """Specular reflections with a margin: what is nearly white in all channels. They say nothing of the mucosa.
+
+    Args:
+        image: H x W x 3 uint8.
+    """
+    white = (image.min(axis=-1) > GLARE).astype(np.uint8)
+    wide: Mask = cv2.dilate(white, np.ones((5, 5), dtype=np.uint8)) > 0
+    return wide
 
 
 def visible_mucosa(image: Image) -> Mask:

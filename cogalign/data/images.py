@@ -47,6 +47,9 @@ def load_mask(path: Path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: as `load_rgb`.
     """
+    plain = _one_channel(path)
+    if plain is not None:
+        return _lesion(*plain)
     image, alpha, lossy = _decoded(path)
     colours = np.asarray(image)
     brightest, darkest = colours.max(axis=-1), colours.min(axis=-1)
@@ -56,12 +59,28 @@ def load_mask(path: Path) -> np.ndarray:
         opaque = colours[alpha > THRESHOLD]
         if opaque.size == 0 or (opaque == opaque[0]).all():
             values = alpha
+    return _lesion(values, lossy)
+
+
+def _lesion(values: np.ndarray, lossy: bool) -> np.ndarray:
+    """Where values (height, width; uint8) are lesion; see `load_mask` for the rule."""
     peak = int(values.max())
     if peak > THRESHOLD:
         return values > THRESHOLD
     if lossy:
         return values > peak / 2 if peak >= NOISE else np.zeros(values.shape, dtype=bool)
     return values > (0 if peak <= LABELS else peak / 2)
+
+
+def _one_channel(path: Path) -> tuple[np.ndarray, bool] | None:
+    """Values of a file of one channel of 8 bits, as nearly all masks are, and whether its format is lossy; else None."""
+    try:
+        with Image.open(path) as opened:
+            if opened.mode != "L" or opened.has_transparency_data or _is_deep(opened):
+                return None
+            return np.asarray(opened), opened.format in LOSSY
+    except Exception:  # whatever is wrong with it, the general reader says it
+        return None
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:

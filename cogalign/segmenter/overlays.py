@@ -135,4 +135,5 @@ class Jpeg(OnImage):
         """Encode and decode with a quality from `low` to `high`."""
         quality = self.low + choice(self.high - self.low + 1)
         _, content = cv2.imencode(".jpg", pixels[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
-        return np.ascontiguousarray(cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1], dtype=np.uint8)
+        decoded = np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR), dtype=np.uint8)
+        return np.ascontiguousarray(decoded[..., ::-1])

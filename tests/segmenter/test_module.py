@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogalign.models.segmenter import build, config_of
+from cogalign.models.segmenter import Segmenter, build, config_of
 from cogalign.recipe import SegmenterSettings
 from cogalign.segmenter.module import SegmenterModule, dice_loss, segmentation_loss
 
 SMALL = SegmenterSettings(
-    encoder="efficientnet_lite0", decoder_channels=[8, 8, 8, 8, 8], side=32, pretrained=False, weight_decay=0.1
+    encoder="tu-test_efficientnet", decoder_channels=[8, 8, 8, 8, 8], side=32, pretrained=False, weight_decay=0.1
 )
 
 
@@ -56,19 +57,15 @@ def test_the_encoder_learns_more_slowly_and_every_weight_is_in_one_group(tmp_pat
     encoder, rest = optimizer.param_groups
     assert encoder["initial_lr"] == pytest.approx(SMALL.encoder_factor * SMALL.learning_rate)
     assert rest["initial_lr"] == pytest.approx(SMALL.learning_rate)
-    assert {id(p) for p in encoder["params"]} == {id(p) for p in network.encoder.parameters()}
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in network.get_submodule("encoder").parameters()}
     assert len(encoder["params"]) + len(rest["params"]) == len(list(network.parameters()))
 
 
 def test_pixels_are_normalised_as_the_trained_net_will_get_them(tmp_path: Path) -> None:
-    from cogalign.models.segmenter import Segmenter
-
     config = config_of(SMALL)
     module = SegmenterModule(build(config, pretrained=False), config, SMALL, 1, 1, tmp_path).eval()
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         ours = module(image)[0, 0].numpy()
-    from dataclasses import replace
-
     alone = Segmenter(module.network, replace(config, flips=False)).logits([image[0].permute(1, 2, 0).numpy()])[0]
     assert abs(ours - alone).max() < 1e-4

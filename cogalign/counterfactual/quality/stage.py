@@ -54,7 +54,7 @@ def grade(
 ) -> Graded:
     """Measure all counterfactuals and tell which are good enough; writes `quality.json`, `.csv`, `.md` and `.svg`.
 
-    An interrupted call goes on where it stopped. All ranks call it; all get the same result, the first one writes.
+    An interrupted call goes on where it stopped; the part files stay, so that other limits need no new measuring. All ranks call it; all get the same result, the first one writes.
 
     Args:
         context: recipe and folders; the results go into `context.folder`.
@@ -89,7 +89,8 @@ def grade(
     accepted, rejected = _sort(made, quality, settings)
     summary = summarise(accepted, rejected, settings) | notes
     summary["set"] = {settings.fill: set_measures(table, rows, known, settings.quality)}
-    if _is_first(context):
+    if _is_first():
+        parts.remove_others()
         write_summary(summary, [*accepted, *(case for case, _ in rejected)], settings, context.folder)
     return Graded(accepted, rejected, summary)
 
@@ -142,7 +143,7 @@ def encoder_device(settings: TrainerSettings, rank: int) -> str:
     return f"cuda:{rank % torch.cuda.device_count()}" if uses_gpu(settings) else "cpu"
 
 
-def _is_first(context: StageContext) -> bool:
+def _is_first() -> bool:
     """Whether this process is the one that writes."""
     import torch
 

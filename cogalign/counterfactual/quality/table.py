@@ -108,10 +108,10 @@ class TableParts:
         name = sha256("\0".join(units).encode()).hexdigest()[:16]
         write_bytes(self.folder / f"{name}.npz", buffer.getvalue())
 
-    def remove(self) -> None:
-        """Remove the part files of this digest and of all others beside it."""
+    def remove_others(self) -> None:
+        """Remove the part files of other digests: of other counterfactuals, encoders or settings."""
         for old in self.folder.parent.glob("quality-*"):
-            if old.is_dir():
+            if old.is_dir() and old != self.folder:
                 for path in old.iterdir():
                     path.unlink()
                 old.rmdir()

@@ -17,8 +17,8 @@ def test_both_squares_have_one_size_lie_inside_and_the_free_one_is_free(
     around, free = lesion_and_free(mucosa(seed), lesion, np.random.default_rng(seed))
     for square in (around, free):
         if square is not None:
-            assert 0 <= square.top and square.top + square.side <= 128
-            assert 0 <= square.left and square.left + square.side <= 128
+            assert square.top >= 0 and square.top + square.side <= 128
+            assert square.left >= 0 and square.left + square.side <= 128
             assert square.side == around.side
     assert np.asarray(lesion[around.top : around.top + around.side, around.left : around.left + around.side]).any()
     if free is not None:
