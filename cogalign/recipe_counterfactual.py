@@ -92,7 +92,7 @@ class QualitySettings:
     """Removal: probability of a lesion that a classifier of patches still sees."""
     max_seam: float | None = 2.0
     """Gradient energy on the ring of the edit over that of untouched mucosa."""
-    max_realism: float | None = 2.0
+    max_realism: float | None = 1.5
     """Distance to the nearest real normals in the encoder's space over what real normals have among themselves (their 95 % quantile)."""
     bootstrap: int = 1000
     """Resamples of the confidence intervals."""

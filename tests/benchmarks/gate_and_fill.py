@@ -17,26 +17,54 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cogalign.counterfactual.quality.gate import failures
 from cogalign.data.case import Case
-from cogalign.data.caseset import CaseSetWriter, read_case_set
+from cogalign.data.caseset import CaseSetWriter, read_case_set, write_metadata
 from cogalign.data.phantom.render import render
 from cogalign.data.phantom.spec import LesionSpec, PhantomSpec
+from cogalign.pipeline import stage_digest
+from cogalign.recipe_file import read_recipe
+from cogalign.training.stage_file import read_stage_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "quickstart.yaml"
 SHARED = ("data", "sft")
+OWN_FILL = "surround_blur"
+JUDGED = ["--stages=[sft,counterfactual,grpo,evaluate,audit]", "--evaluate.models=[sft,aligned]",
+          "--audit.models=[sft,aligned]"]  # fmt: skip
 NO_GATE = [f"--counterfactual.quality.max_{name}=null" for name in
            ("residual_segmenter", "residual_classifier", "seam", "realism")]  # fmt: skip
 RATES = ("removal_normal_rate", "control_keep_rate", "transplant_keep_rate", "background_flip_rate", "causal_score")
 
 
+def gate_of(first: Path, folder: Path, seed: int) -> None:
+    """The pairs of the first arm after the gate: it measures without rejecting, so nothing has to be made again."""
+    if (folder / "counterfactual").exists():
+        return
+    share(first, folder, ("counterfactual",))
+    recipe = read_recipe(RECIPE)
+    recipe.seed, recipe.out, recipe.counterfactual.fill = seed, str(folder), OWN_FILL
+    assert recipe.data.phantom is not None
+    recipe.data.phantom.seed = seed + 2
+    settings, pairs = recipe.counterfactual.quality, read_case_set(folder / "counterfactual")
+    kept = [c for c in pairs.cases if not failures(c.attributes["quality"], c.intervention, settings)]
+    write_metadata(pairs.root, [case.to_row() for case in kept])
+    record = read_stage_file(pairs.root)
+    assert record is not None
+    record.digest = stage_digest(recipe, "counterfactual")
+    made, left = (Counter(case.intervention for case in cases) for cases in (pairs.cases, kept))
+    record.metrics |= {"n": len(kept), "yield": {name: left[name] / made[name] for name in made}}
+    record.write(pairs.root)
+
+
 def arms(fill: str) -> dict[str, list[str]]:
     """Options of each arm, the one whose pairs all are asked about first."""
-    own = "--counterfactual.fill=surround_blur"
+    own = f"--counterfactual.fill={OWN_FILL}"
     return {
         "surround_blur, no gate": [own, *NO_GATE],
         "surround_blur, gate": [own],
@@ -85,7 +113,7 @@ def ask(run: Path, pairs: Path, folder: Path, seed: int, options: list[str]) -> 
         share(run, folder, ("data", "sft", "grpo"))
         if not (folder / "counterfactual").exists():
             shutil.copytree(pairs, folder / "counterfactual", copy_function=os.link)
-        cogalign("audit", folder, seed, [*options, "--audit.models=[sft,aligned]"])
+        cogalign("audit", folder, seed, options)
     found: dict[str, Any] = json.loads((folder / "audit/metrics.json").read_text(encoding="utf-8"))["models"]
     return found
 
@@ -98,15 +126,17 @@ def run(out: Path, seed: int, fill: str, options: list[str]) -> dict[str, dict[s
         folder = out / f"seed-{seed}" / (f"arm-{number}" if number < 2 else f"arm-{fill}")
         if first is not None:
             share(first, folder, SHARED)
-        cogalign("run", folder, seed, [*own, *options])
+        if number == 1 and first is not None:
+            gate_of(first, folder, seed)
+        cogalign("run", folder, seed, [*own, *JUDGED, *options])
         first = first or folder
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["stages"]
         true_removals(first / "data", first / "counterfactual", out / f"seed-{seed}" / "true-removals")
         models = {
             "own pairs": summary["audit"]["metrics"]["models"],
-            "common pairs": ask(folder, first / "counterfactual", folder / "common", seed, [*own, *options]),
+            "common pairs": ask(folder, first / "counterfactual", folder / "common", seed, [*own, *JUDGED, *options]),
             "true removals": ask(
-                folder, out / f"seed-{seed}" / "true-removals", folder / "true", seed, [*own, *options]
+                folder, out / f"seed-{seed}" / "true-removals", folder / "true", seed, [*own, *JUDGED, *options]
             ),
         }
         results[name] = {
