@@ -165,7 +165,9 @@ def _realism(
         "realism_image": (Normals.of(normals, known.groups(normal_ids)), "image"),
         "realism_patch": (Normals.of(free, known.groups(free_ids)), "crop"),
     }
-    judged = "realism_patch" if known.confounded or references["realism_image"][0] is None else "realism_image"
+    # Whole images differ in their background too, and where that tells the finding (another hospital, another frame) a
+    # limit on them would keep the counterfactuals whose background says "normal": the shortcut that is to be unlearned.
+    judged = "realism_image" if references["realism_patch"][0] is None else "realism_patch"
     removals = {row.id: row for row in rows if row.intervention == "removal"}
     for name, (reference, role) in references.items():
         for case_id in removals:
