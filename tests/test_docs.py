@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from cogalign.cognition.report import parse
 from cogalign.cognition.taxonomy import FINDINGS
 from cogalign.data.case import Case
 from cogalign.data.importers.importer import LAYOUTS
-from cogalign.recipe import INTERVENTIONS, ImportSettings, PhantomSettings, Recipe
+from cogalign.recipe import INTERVENTIONS, Fill, ImportSettings, PhantomSettings, Recipe
 from cogalign.recipe_file import build_recipe, recipe_keys, recipe_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,9 +75,15 @@ def test_every_command_is_described() -> None:
     assert [name for name in OTHER_COMMANDS if f"`cogalign {name}" not in text] == []
 
 
-def test_every_field_layout_and_intervention_is_described() -> None:
+def test_every_field_and_layout_is_described() -> None:
     text = text_of("docs/data.md")
-    names = [*(field.name for field in fields(Case)), *LAYOUTS, *INTERVENTIONS]
+    names = [*(field.name for field in fields(Case)), *LAYOUTS]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_every_intervention_and_fill_is_described() -> None:
+    text = text_of("docs/counterfactuals.md")
+    names = [*INTERVENTIONS, *get_args(Fill)]
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
