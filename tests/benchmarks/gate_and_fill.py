@@ -22,13 +22,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cogalign.counterfactual.quality.gate import failures
+from cogalign.counterfactual.quality.stage import grade
 from cogalign.data.case import Case
-from cogalign.data.caseset import CaseSetWriter, read_case_set, write_metadata
+from cogalign.data.caseset import CaseSet, CaseSetWriter, read_case_set, write_metadata
 from cogalign.data.phantom.render import render
 from cogalign.data.phantom.spec import LesionSpec, PhantomSpec
 from cogalign.pipeline import stage_digest
+from cogalign.recipe import INTERVENTIONS
 from cogalign.recipe_file import read_recipe
+from cogalign.training.context import StageContext
 from cogalign.training.stage_file import read_stage_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,8 +53,16 @@ def gate_of(first: Path, folder: Path, seed: int) -> None:
     recipe.seed, recipe.out, recipe.counterfactual.fill = seed, str(folder), OWN_FILL
     assert recipe.data.phantom is not None
     recipe.data.phantom.seed = seed + 2
-    settings, pairs = recipe.counterfactual.quality, read_case_set(folder / "counterfactual")
-    kept = [c for c in pairs.cases if not failures(c.attributes["quality"], c.intervention, settings)]
+    pairs = read_case_set(folder / "counterfactual")
+    # As they were made: in the plan's order, without measures. So the features of the first arm are found again.
+    order = [(case.file_name.split("-")[0], INTERVENTIONS.index(case.intervention)) for case in pairs.cases]  # type: ignore[arg-type]
+    made = [
+        replace(case, attributes={key: value for key, value in case.attributes.items() if key != "quality"})
+        for _, case in sorted(zip(order, pairs.cases, strict=True), key=lambda pair: pair[0])
+    ]
+    context = StageContext(recipe, folder, "counterfactual")
+    graded = grade(context, read_case_set(folder / "data"), CaseSet(pairs.root, made), recipe.counterfactual)
+    kept = graded.accepted
     write_metadata(pairs.root, [case.to_row() for case in kept])
     record = read_stage_file(pairs.root)
     assert record is not None

@@ -16,7 +16,6 @@ from cogalign.counterfactual.quality.probes import (
     auc_estimate,
     cross_fit,
     probe_auc,
-    source_weights,
 )
 from cogalign.counterfactual.quality.realism import Normals, kid
 from cogalign.counterfactual.quality.table import Table
@@ -27,6 +26,8 @@ from cogalign.recipe import QualitySettings
 MOST = 1500
 """Pictures of each side that a probe is trained on, at most."""
 SEED = 0
+TRAIN = "train"
+"""The split from which classifier and references are fitted."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Known:
         """The groups of several."""
         return [self.group(case_id) for case_id in ids]
 
+    def teachers(self, cases: Mapping[str, Case]) -> list[str]:
+        """Ids of the cases that judges learn from: those of `train`, where there are any; test images teach nothing."""
+        train = [case_id for case_id, case in cases.items() if case.split == TRAIN]
+        return train or list(cases)
+
     @property
     def same_data_sets(self) -> list[str]:
         """Ids of the normals that come from a data set of the sources."""
@@ -76,29 +82,23 @@ def lesion_classifier(table: Table, known: Known, settings: QualitySettings) -> 
     """A classifier of patches, lesion or not, cross-fitted by source group; and its own out-of-fold AUC.
 
     Positives are crops around the lesions of source images, negatives crops of the same size of lesion-free mucosa of
-    the same images and crops of normals. Patches and not images: polyps and normals may come from different hospitals,
-    and a classifier of images would learn to tell these. For the same reason both labels of a data set weigh the same,
-    and data sets with one label only are left out (`source_weights`). A case is judged by a model that never saw its
-    group.
+    the *same* images. Images with lesions and normals may differ in their background (another hospital, another frame):
+    a classifier that sees normals learns that too, and would then pass the removals whose background says "normal". A
+    case is judged by a model that never saw its group, and no other split than `Known.teachers` takes part.
 
     Returns:
         None with fewer than `LEAST` groups that have both crops.
     """
-    both = [case_id for case_id in known.sources if table.has("before", case_id) and table.has("free", case_id)]
+    there = [name for name in known.teachers(known.sources) if table.has("before", name) and table.has("free", name)]
+    both = spread_evenly(there, MOST)
     if len(set(known.groups(both))) < LEAST:
         return None
     lesion, _ = table.features("before", both)
     free, _ = table.features("free", both)
-    places, ids = table.features("place", known.normals)
-    features = np.concatenate((lesion, free, places))
-    labels = np.repeat((1, 0, 0), (len(lesion), len(free), len(places)))
-    owners = [*both, *both, *ids]
-    origin = [(known.sources.get(owner) or known.normals[owner]).dataset for owner in owners]
-    weights = source_weights(labels, origin)
-    used = weights > 0
-    groups = [group for group, keep in zip(known.groups(owners), used, strict=True) if keep]
-    fitted = cross_fit(features[used], labels[used], groups, weights=weights[used], folds=settings.folds, seed=SEED)
-    quality = auc_estimate(fitted.out_of_fold, labels[used], groups, resamples=settings.bootstrap, seed=SEED)
+    features, labels = np.concatenate((lesion, free)), np.repeat((1, 0), (len(lesion), len(free)))
+    groups = known.groups([*both, *both])
+    fitted = cross_fit(features, labels, groups, folds=settings.folds, seed=SEED)
+    quality = auc_estimate(fitted.out_of_fold, labels, groups, resamples=settings.bootstrap, seed=SEED)
     return fitted, quality
 
 
@@ -158,9 +158,10 @@ def _classify(
 def _realism(
     quality: dict[str, dict[str, float | None]], table: Table, rows: Sequence[Row], known: Known
 ) -> dict[str, Any]:
-    """Add the distances to real normals, of images and of patches; says which of the two is judged."""
-    normals, normal_ids = table.features("normal", known.normals)
-    free, free_ids = table.features("free", known.sources)
+    """Add the distances of images to real normals and of patches to untouched mucosa; says which is judged."""
+    normals, normal_ids = table.features("normal", spread_evenly(known.teachers(known.normals), MOST))
+    there = [name for name in known.teachers(known.sources) if table.has("free", name)]
+    free, free_ids = table.features("free", spread_evenly(there, MOST))
     references: dict[str, tuple[Normals | None, Role]] = {
         "realism_image": (Normals.of(normals, known.groups(normal_ids)), "image"),
         "realism_patch": (Normals.of(free, known.groups(free_ids)), "crop"),

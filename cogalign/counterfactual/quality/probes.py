@@ -126,20 +126,10 @@ def cross_fit(
     return Fitted(tuple(models), fold_of_group, out_of_fold)
 
 
-def source_weights(labels: NDArray[Any], sources: Sequence[str]) -> Floats:
-    """Weights with which both labels of each source weigh the same, and all sources together n.
-
-    A source that has one label only tells nothing but its own look: its rows get weight 0.
-    """
-    names = np.asarray(sources, dtype=str)
-    weights = np.zeros(len(labels))
-    for source in np.unique(names):
-        of_source = names == source
-        counts = [int(np.count_nonzero(of_source & (labels == label))) for label in (0, 1)]
-        if min(counts):
-            for label in (0, 1):
-                weights[of_source & (labels == label)] = sum(counts) / 2 / counts[label]
-    return weights
+def balanced(labels: NDArray[Any]) -> Floats:
+    """Weights with which both labels (n, 0 or 1) weigh the same, and all rows together n."""
+    counts = [max(1, int(np.count_nonzero(labels == label))) for label in (0, 1)]
+    return np.where(np.asarray(labels) == 1, len(labels) / (2 * counts[1]), len(labels) / (2 * counts[0]))
 
 
 def auc(scores: Floats, labels: NDArray[Any], counts: NDArray[Any] | None = None) -> Floats:
@@ -215,7 +205,7 @@ def probe_auc(
     features = np.concatenate((positives, negatives))
     labels = np.repeat((1, 0), (len(positives), len(negatives)))
     groups = [*positive_groups, *negative_groups]
-    weights = source_weights(labels, [""] * len(labels))
+    weights = balanced(labels)
     scores = [
         cross_fit(features, labels, groups, weights=weights, folds=folds, seed=seed + repeat).out_of_fold
         for repeat in range(REPEATS)

@@ -7,11 +7,11 @@ from sklearn.metrics import roc_auc_score
 from cogalign.counterfactual.quality.probes import (
     auc,
     auc_estimate,
+    balanced,
     cross_fit,
     group_estimate,
     grouped_folds,
     probe_auc,
-    source_weights,
 )
 
 
@@ -81,37 +81,10 @@ def test_a_group_is_judged_by_a_model_that_never_saw_it() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_both_labels_of_a_source_weigh_the_same_and_one_sided_sources_nothing(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    sources = np.array(["a", "b", "c"])[rng.integers(0, 3, 60)].tolist() + ["only"] * 5
-    labels = np.concatenate((rng.integers(0, 2, 60), np.zeros(5, dtype=int)))
-    weights = source_weights(labels, sources)
-    owners = np.asarray(sources)
-    for source in ("a", "b", "c"):
-        for_label = [weights[(owners == source) & (labels == label)].sum() for label in (0, 1)]
-        assert for_label[0] == pytest.approx(for_label[1])
-    assert weights[-5:].sum() == 0
-
-
-def test_a_classifier_with_source_weights_does_not_learn_the_source() -> None:
-    # Normals come from another hospital (feature 0); the lesion is feature 1. Without weights the hospital would count.
-    rng = np.random.default_rng(3)
-    lesion, free, other = (rng.normal(size=(100, 6)) for _ in range(3))
-    lesion[:, 1] += 2
-    other[:, 0] += 6
-    features = np.concatenate((lesion, free, other))
-    labels = np.repeat((1, 0, 0), 100)
-    sources = ["here"] * 200 + ["there"] * 100
-    groups = names(100) + names(100) + names(100, "n")
-    moved = free.copy()
-    moved[:, 0] += 6
-    shift = []
-    for weights in (source_weights(labels, sources), np.ones(300)):
-        used = weights > 0
-        fitted = cross_fit(features[used], labels[used], [g for g, u in zip(groups, used, strict=True) if u], weights=weights[used])  # fmt: skip
-        shift.append(abs(np.mean(fitted.probabilities(moved, groups[:100]) - fitted.probabilities(free, groups[:100]))))
-    assert shift[0] < 0.5 * shift[1]
+@given(st.lists(st.integers(0, 1), min_size=2, max_size=40).filter(lambda labels: 0 < sum(labels) < len(labels)))
+def test_both_labels_weigh_the_same(labels: list[int]) -> None:
+    weights, given = balanced(np.array(labels)), np.array(labels)
+    assert weights[given == 0].sum() == pytest.approx(weights[given == 1].sum()) == pytest.approx(len(labels) / 2)
 
 
 def test_the_interval_counts_groups_and_not_rows() -> None:
