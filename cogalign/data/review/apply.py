@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -19,8 +20,7 @@ from cogalign.data.case import Box, Case
 from cogalign.data.caseset import CaseSet, parse_rows, read_case_set, write_metadata
 from cogalign.data.images import image_size
 from cogalign.data.paths import file_stem, inside
-from cogalign.data.review.lesions import Refined
-from cogalign.data.review.rle import Mask
+from cogalign.data.review.lesions import Refined, complete_mask
 from cogalign.data.review.verdicts import Verdict
 from cogalign.training.atomic import write_text
 from cogalign.training.progress import track
@@ -57,8 +57,9 @@ def apply_review(
 
     The new folder appears whole or not at all. Images are hard links where the file system allows it, else copies.
     A refined mask replaces the old one; boxes follow the masks and keep their findings; `attributes.mask` says
-    `expert`, confidence 1 and who. A verdict on a source case counts for its counterfactuals. Rejected cases move
-    to `rejected.jsonl` with their pictures, accepted ones that were there before move back.
+    `expert`, confidence 1 and who. A mask holds all lesions of its case: one that is only a box beside outlined ones
+    keeps what the old mask has in the box. A rejected source case takes along what was made with its mask. Rejected
+    cases move to `rejected.jsonl` with their pictures, accepted ones that were there before move back.
 
     Args:
         case_set_dir: the reviewed case set, factual or of counterfactuals.
@@ -70,7 +71,8 @@ def apply_review(
         FileExistsError: `out_dir` exists.
         FileNotFoundError: the case set or one of its files is missing.
         ValueError: `out_dir` lies in the case set; a case is not in the set, comes twice or is a counterfactual with
-            a mask; all cases were rejected; a path leaves the folder.
+            a mask; a lesion has neither outline nor old mask, while another one of its case has; all cases were
+            rejected; a path leaves the folder.
     """
     if out_dir.exists():
         raise FileExistsError(f"{out_dir}: exists, wanted the name of a new folder")
@@ -80,9 +82,10 @@ def apply_review(
     before = _rejected_before(case_set)
     by_id = {item.case_id: item for item in refined}
     _check(case_set, refined, by_id)
-    sources = {case.counterfactual_of for case in (*case_set.cases, *before)}
-    known = {case.id for case in (*case_set.cases, *before)}
-    elsewhere = [name for name, verdict in verdicts.items() if name not in known and name not in sources]
+    used = {
+        name for case in (*case_set.cases, *before) for name in (case.id, case.counterfactual_of, case.background_of)
+    }
+    elsewhere = [name for name in verdicts if name not in used]
     _check_elsewhere(case_set, elsewhere, verdicts)
 
     sides = _sides(case_set, before, verdicts)
@@ -138,9 +141,21 @@ def _whole_folder(case_set: CaseSet, rejected: Sequence[Case], refined: Mapping[
 
 
 def verdict_on(case: Case, verdicts: Mapping[str, Verdict]) -> Verdict | None:
-    """The verdict that counts for a case: a rejection of its source, else its own."""
-    source = verdicts.get(case.counterfactual_of or "")
-    return source if source is not None and source.decision == "reject" else verdicts.get(case.id)
+    """The verdict that counts for a case: a rejection of a case whose mask it was made with, else its own."""
+    for name in _masks_used(case):
+        verdict = verdicts.get(name)
+        if verdict is not None and verdict.decision == "reject":
+            return verdict
+    return verdicts.get(case.id)
+
+
+def _masks_used(case: Case) -> list[str]:
+    """Ids of the cases whose masks went into a counterfactual: its source, and a background that had lesions."""
+    used = [] if case.counterfactual_of is None else [case.counterfactual_of]
+    # A transplant onto a normal case cleared nothing there; where the findings are not told, it may have.
+    if case.background_of is not None and case.attributes.get("background_findings") != ["normal"]:
+        used.append(case.background_of)
+    return used
 
 
 def _rejected_before(case_set: CaseSet) -> list[Case]:
@@ -203,18 +218,21 @@ def _review(verdict: Verdict) -> dict[str, Any]:
 
 def _write(case_set: CaseSet, rejected: Sequence[Case], refined: Mapping[str, Refined], folder: Path) -> int:
     """Write the new folder; the number of cases with another mask or other boxes."""
-    names = {case.mask_file_name for case in (*case_set.cases, *rejected)}
+    files = Counter(
+        inside(case_set.root, name)
+        for case in (*case_set.cases, *rejected)
+        for name in _files(case)
+        if name is not None
+    )
     rows, changed = [], 0
     for case in track(case_set.cases, "apply review"):
         item = refined.get(case.id)
-        new = _refine(case_set, case, item, folder, names) if item is not None else case
+        new = _refine(case_set, case, item, folder, files) if item is not None else case
         changed += new is not case
-        _link(
-            case_set.root, folder, (case.file_name, case.source_file_name, case.mask_file_name)
-        )  # a refined mask is there already
+        _link(case_set.root, folder, _files(case))  # a refined mask is there already
         rows.append(new.to_row())
     for case in rejected:
-        _link(case_set.root, folder, (case.file_name, case.source_file_name, case.mask_file_name))
+        _link(case_set.root, folder, _files(case))
     if rejected:
         lines = [json.dumps(case.to_row(), ensure_ascii=False) + "\n" for case in rejected]
         write_text(folder / REJECTED, "".join(lines))
@@ -222,43 +240,51 @@ def _write(case_set: CaseSet, rejected: Sequence[Case], refined: Mapping[str, Re
     return changed
 
 
-def _refine(case_set: CaseSet, case: Case, item: Refined, folder: Path, names: set[str | None]) -> Case:
+def _files(case: Case) -> tuple[str | None, ...]:
+    """Names of the files of a case."""
+    return case.file_name, case.source_file_name, case.mask_file_name
+
+
+def _refine(case_set: CaseSet, case: Case, item: Refined, folder: Path, files: Counter[Path]) -> Case:
     """The case with refined lesions, its mask written; the very same case if nothing changed.
 
     A lesion of unknown finding has no box, as boxes name findings. Where a review holds boxes alone, the old mask
     stays.
     """
     boxes = tuple(Box(lesion.finding, *lesion.box) for lesion in item.lesions if lesion.finding)
-    mask = item.mask()
-    if mask is None:
+    outlined = item.mask()
+    if outlined is None:
         return case if boxes == case.boxes or not boxes else replace(case, boxes=boxes)
+    width, height = image_size(case_set.path(case.file_name))
+    if outlined.shape != (height, width):
+        found = f"{outlined.shape[1]} x {outlined.shape[0]}"
+        raise ValueError(f"case {case.id!r}: mask: found {found}, wanted {width} x {height}")
     old = case_set.mask(case)
-    if not item.confirmed and old is not None and np.array_equal(mask, old):
+    known = all(Box(bare.finding, *bare.box) in case.boxes for bare in item.bare)
+    if not item.confirmed and old is not None and np.array_equal(outlined, old) and known:
         return case
-    name = case.mask_file_name or _new_name(case, names)
-    _save_mask(folder, name, mask, image_size(case_set.path(case.file_name)))
+    mask = complete_mask(item, old)
+    if not item.confirmed and old is not None and np.array_equal(mask, old):
+        return case if boxes == case.boxes else replace(case, boxes=boxes)
+    name = _mask_name(case_set, case, files)
+    path = inside(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path, format="PNG")
     attributes = {**case.attributes, "mask": {"provenance": PROVENANCE, "confidence": 1.0, "by": item.by}}
     return replace(case, mask_file_name=name, boxes=boxes, attributes=attributes)
 
 
-def _new_name(case: Case, names: set[str | None]) -> str:
-    """A name for the mask of a case that had none."""
+def _mask_name(case_set: CaseSet, case: Case, files: Counter[Path]) -> str:
+    """The name for a refined mask: the old one, unless it is none or another case's file too."""
+    if case.mask_file_name is not None and files[inside(case_set.root, case.mask_file_name)] == 1:
+        return case.mask_file_name
     stem, number = f"masks/{file_stem(case.id)}", 1
     name = f"{stem}.png"
-    while name in names:
+    while inside(case_set.root, name) in files:
         number += 1
         name = f"{stem}-{number}.png"
-    names.add(name)
+    files[inside(case_set.root, name)] += 1
     return name
-
-
-def _save_mask(folder: Path, name: str, mask: Mask, size: tuple[int, int]) -> None:
-    """Write a mask, which must be as large as its image (width, height)."""
-    if mask.shape != (size[1], size[0]):
-        raise ValueError(f"mask {name!r}: found {mask.shape[1]} x {mask.shape[0]}, wanted {size[0]} x {size[1]}")
-    path = inside(folder, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path, format="PNG")
 
 
 def _link(root: Path, folder: Path, names: Iterable[str | None]) -> None:

@@ -19,7 +19,6 @@ from cogalign.data.paths import inside
 from cogalign.data.review.lesions import UNNAMED, Lesion, Refined, bounds, finding_of, lesions_of, without_refined
 from cogalign.data.review.polygons import outlines, rasterise
 from cogalign.data.review.rle import Mask, Rle
-from cogalign.data.review.verdicts import read_json
 from cogalign.training.atomic import write_json
 from cogalign.training.progress import track
 
@@ -108,24 +107,23 @@ class _Picture:
     width: int
 
 
-def import_coco(path: Path, case_set: CaseSet) -> list[Refined]:
-    """Lesions of a COCO instance file, for the cases that have annotations in it.
+def parse_coco(content: Any, where: str, case_set: CaseSet) -> list[Refined]:
+    """Lesions of a parsed COCO instance file, for the cases that have annotations in it.
 
     Polygons (a list means their union), uncompressed and compressed run lengths are read. An image is found by
-    `cogalign_id`, else by its `file_name`. A bare box that a segmentation of the same finding overlaps was refined by
-    it and is dropped. A file does not tell which images somebody looked at: see
-    `Refined.confirmed`.
+    `cogalign_id`, else by its `file_name`. A bare box that became a segmentation of the same finding is dropped. A
+    file does not tell which images somebody looked at: see `Refined.confirmed`.
+
+    Args:
+        content: the parsed file.
+        where: its name, for messages.
+        case_set: the reviewed case set.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: an image of the case set is missing.
         ValueError: the file is no COCO instance file; an image, category or size is not the case set's; a
             segmentation is damaged. The message names the entry.
     """
-    return parse_coco(read_json(path), str(path), case_set)
-
-
-def parse_coco(content: Any, where: str, case_set: CaseSet) -> list[Refined]:
-    """As `import_coco`, from a parsed file; `where` is its name for messages."""
     if not is_coco(content):
         raise ValueError(f"{where}: wanted a COCO instance file with images, annotations and categories")
     pictures = {}

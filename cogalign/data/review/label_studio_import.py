@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from cogalign.data.review.label_studio import CASE_KEY
 from cogalign.data.review.lesions import Lesion, Refined, bounds, finding_of, without_refined
 from cogalign.data.review.polygons import rasterise
 from cogalign.data.review.rle import Mask, Rle
-from cogalign.data.review.verdicts import Verdict, decision_of, read_json
+from cogalign.data.review.verdicts import Verdict, decision_of
 
 _REGIONS = {"brush": "brushlabels", "polygon": "polygonlabels", "rectangle": "rectanglelabels"}
 """Types of regions that are read, without and with labels of their own."""
@@ -35,28 +34,28 @@ class Annotations:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
 
-def import_label_studio(path: Path, case_set: CaseSet) -> Annotations:
-    """Lesions and verdicts of a Label Studio export (format JSON).
-
-    Of several annotations of a task the newest wins; cancelled ones and predictions do not count. Brush, polygon and
-    rectangle regions, `choices` accept or reject and text areas (as remarks) are read. A rectangle that a brush or
-    polygon region of the same finding overlaps was refined by it and is dropped.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is another export; a task is not the case set's; a region is damaged, of another type or
-            of another image size. The message names task and case.
-    """
-    return parse_label_studio(read_json(path), str(path), case_set)
-
-
 def is_label_studio(content: Any) -> bool:
     """Whether a parsed JSON file looks like a Label Studio export."""
     return isinstance(content, list) and all(isinstance(task, dict) for task in content) and bool(content)
 
 
 def parse_label_studio(content: Any, where: str, case_set: CaseSet) -> Annotations:
-    """As `import_label_studio`, from a parsed file; `where` is its name for messages."""
+    """Lesions and verdicts of a parsed Label Studio export (format JSON).
+
+    Of several annotations of a task the newest wins; cancelled ones and predictions do not count. Brush, polygon and
+    rectangle regions, `choices` accept or reject and text areas (as remarks) are read. A rectangle that became a brush
+    or polygon region of the same finding is dropped.
+
+    Args:
+        content: the parsed file.
+        where: its name, for messages.
+        case_set: the reviewed case set.
+
+    Raises:
+        FileNotFoundError: an image of the case set is missing.
+        ValueError: the file is another export; a task is not the case set's; a region is damaged, of another type or
+            of another image size. The message names task and case.
+    """
     if not is_label_studio(content):
         raise ValueError(f"{where}: wanted Label Studio's export in format JSON, a list of tasks")
     found = Annotations()

@@ -12,6 +12,7 @@ from cogalign.cognition.taxonomy import FINDINGS, lookup, nearest
 from cogalign.data.case import Box, Case
 from cogalign.data.review.rle import Mask, Rle
 
+Corners = tuple[int, int, int, int]
 UNNAMED = "lesion"
 """Label of a lesion of which it is not known which of its case's findings it is."""
 
@@ -27,7 +28,7 @@ class Lesion:
     """
 
     finding: str
-    box: tuple[int, int, int, int]
+    box: Corners
     region: Rle | None = None
 
 
@@ -53,6 +54,39 @@ class Refined:
         if not regions:
             return None
         return np.logical_or.reduce([region.mask() for region in regions])
+
+    @property
+    def bare(self) -> list[Lesion]:
+        """The lesions of which only the box is known."""
+        return [lesion for lesion in self.lesions if lesion.region is None]
+
+
+def complete_mask(item: Refined, old: Mask | None) -> Mask:
+    """The mask of all lesions, H x W: the regions, and in the boxes without region what the old mask has there.
+
+    A mask that leaves a lesion out would make a removal that still shows it, and a report that says normal.
+
+    Args:
+        item: at least one of its lesions has a region.
+        old: the mask before the review, H x W, or None.
+
+    Raises:
+        ValueError: there are only boxes; or the old mask has nothing in such a box but what the regions cover.
+    """
+    outlined = item.mask()
+    if outlined is None:
+        raise ValueError(f"case {item.case_id!r}: found boxes only, wanted at least one outline")
+    mask = outlined.copy()
+    for lesion in item.bare:
+        xmin, ymin, xmax, ymax = lesion.box
+        place = slice(ymin, ymax), slice(xmin, xmax)
+        if old is None or not (old[place] & ~outlined[place]).any():
+            raise ValueError(
+                f"case {item.case_id!r}: the {lesion.finding or UNNAMED} in box {xmin}, {ymin} to {xmax}, {ymax} has no "
+                "outline, but another lesion of the case has: outline it or delete it"
+            )
+        mask[place] |= old[place]
+    return mask
 
 
 def lesions_of(case: Case, mask: Mask | None) -> list[Lesion]:
@@ -92,7 +126,7 @@ def _owners(boxes: Sequence[Box], mask: Mask) -> np.ndarray:
         if not touching:
             owners[ys, xs] = len(boxes) + part
             continue
-        # Distance from a box' middle in units of its sides: at most 1/2 inside.
+        # Distance from a box's middle in units of its sides: at most 1/2 inside.
         distances = [_distance(boxes[k], xs, ys) for k in touching]
         owners[ys, xs] = 1 + np.array(touching)[np.argmin(distances, axis=0)]
     return owners
@@ -111,22 +145,46 @@ def _distance(box: Box, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
 
 
 def without_refined(lesions: Sequence[Lesion]) -> list[Lesion]:
-    """The lesions without boxes that a region of the same finding overlaps: the region is what became of the box."""
-    regions = [lesion for lesion in lesions if lesion.region is not None]
-    return [
-        lesion
-        for lesion in lesions
-        if lesion.region is not None
-        or not any(region.finding == lesion.finding and _overlap(region.box, lesion.box) for region in regions)
-    ]
+    """The lesions without the boxes that became regions of the same finding.
+
+    A region takes the place of the box that fits it best, and of those that it covers by half. A box that it barely
+    touches is another lesion's and stays.
+    """
+    bare = [lesion for lesion in lesions if lesion.region is None]
+    replaced: list[Lesion] = []
+    for region in lesions:
+        if region.region is None:
+            continue
+        near = [
+            box
+            for box in bare
+            if box.finding == region.finding
+            and 2 * _shared(box.box, region.box) >= min(_area(box.box), _area(region.box))
+        ]
+        best = max(near, key=lambda box: _fit(box.box, region.box), default=None)
+        replaced += [box for box in near if box is best or 2 * _shared(box.box, region.box) >= _area(box.box)]
+    return [lesion for lesion in lesions if lesion.region is not None or lesion not in replaced]
 
 
-def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
-    """Whether two boxes share a pixel."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _area(box: Corners) -> int:
+    """Pixels of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def bounds(mask: Mask) -> tuple[int, int, int, int]:
+def _shared(one: Corners, other: Corners) -> int:
+    """Pixels that two boxes share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0, width) * max(0, height)
+
+
+def _fit(one: Corners, other: Corners) -> float:
+    """Intersection over union of two boxes."""
+    shared = _shared(one, other)
+    return shared / (_area(one) + _area(other) - shared)
+
+
+def bounds(mask: Mask) -> Corners:
     """xmin, ymin, xmax, ymax of a mask that is not empty, the maxima exclusive."""
     ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1

@@ -74,26 +74,11 @@ class Rle:
         return flat.reshape((self.height, self.width), order="F")
 
 
-def compress(counts: Sequence[int]) -> str:
-    """The compressed string of run lengths, as COCO's `counts`.
+def decompress(text: str) -> list[int]:
+    """The run lengths of a compressed string, as COCO's `counts`.
 
     From the fourth on, a count is written as its difference to the one two before; five bits a character, the
     lowest first, the sixth bit says that more follow, the last group's highest bit is the sign.
-    """
-    characters: list[str] = []
-    for index, count in enumerate(counts):
-        value = count - counts[index - 2] if index > 2 else count
-        more = True
-        while more:
-            group = value & 0x1F
-            value >>= 5
-            more = value != -1 if group & _SIGN else value != 0
-            characters.append(chr((group | _MORE if more else group) + _OFFSET))
-    return "".join(characters)
-
-
-def decompress(text: str) -> list[int]:
-    """The run lengths of a compressed string; see `compress`.
 
     Raises:
         ValueError: a character is not of the alphabet, or the string ends in the middle of a count.

@@ -32,16 +32,6 @@ class Verdict:
     of: str | None = None
 
 
-def read_verdicts(path: Path) -> dict[str, Verdict]:
-    """The verdicts of a `verdicts.json` by case id.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no JSON or no verdict file; the message names the entry.
-    """
-    return parse_verdicts(read_json(path), str(path))
-
-
 def parse_verdicts(content: Any, where: str) -> dict[str, Verdict]:
     """The verdicts of a parsed `verdicts.json` by case id.
 

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cogalign.data.case import Box
-from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.data.case import Box, Case
+from cogalign.data.caseset import CaseSet, CaseSetWriter, read_case_set
 from cogalign.data.check import check_case_set
 from cogalign.data.review import apply as apply_file
 from cogalign.data.review.apply import apply_review
 from cogalign.data.review.lesions import Lesion, Refined, bounds, lesions_of
 from cogalign.data.review.rle import Rle
 from cogalign.data.review.verdicts import Verdict
+from tests.data.review.conftest import picture, ring
 
 ACCEPT, REJECT = Verdict("accept", "A"), Verdict("reject", "A", "rim left")
 
@@ -86,6 +87,61 @@ def test_boxes_alone_move_the_boxes_and_keep_the_mask(cases: CaseSet, tmp_path: 
     assert "mask" not in new.by_id["ring"].attributes
 
 
+BARE = Lesion("erosion", (30, 20, 50, 33))
+
+
+def test_a_lesion_that_stays_a_box_keeps_its_part_of_the_old_mask(cases: CaseSet, tmp_path: Path) -> None:
+    new_polyp = block(slice(2, 11), slice(2, 13))
+    applied = apply_review(cases.root, [Refined("two", (lesion(new_polyp), BARE), "B", True)], {}, tmp_path / "new")
+    new = read_case_set(tmp_path / "new")
+    assert applied.refined == 1
+    assert np.array_equal(new.mask(new.by_id["two"]), new_polyp | block(slice(20, 33), slice(30, 50)))
+    assert new.by_id["two"].boxes == (Box("polyp", 2, 2, 13, 11), Box("erosion", 30, 20, 50, 33))
+
+
+def test_a_lesion_without_outline_and_old_mask_beside_an_outlined_one_is_refused(
+    cases: CaseSet, tmp_path: Path
+) -> None:
+    first, bare = lesion(block(slice(12, 20), slice(12, 22))), Lesion("polyp", (32, 26, 50, 38))
+    with pytest.raises(ValueError, match=r"'boxed': the polyp in box 32, 26 to 50, 38 .*: outline it or delete it"):
+        apply_review(cases.root, [Refined("boxed", (first, bare))], {}, tmp_path / "new")
+    # A box that a reviewer added to a mask that stayed: the lesion is new.
+    added = (*lesions_of(cases.by_id["two"], cases.mask(cases.by_id["two"])), Lesion("polyp", (2, 30, 9, 38)))
+    with pytest.raises(ValueError, match="'two': the polyp in box 2, 30 to 9, 38"):
+        apply_review(cases.root, [Refined("two", added)], {}, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["cases"]
+
+
+def test_a_case_that_nobody_touched_may_have_a_box_without_mask(tmp_path: Path) -> None:
+    root = tmp_path / "partly"
+    boxes = (Box("polyp", 5, 4, 25, 20), Box("polyp", 30, 22, 50, 38))
+    with CaseSetWriter(root) as writer:
+        writer.add(
+            Case("a", "images/a.png", ("polyp",), "train", mask_file_name="masks/a.png", boxes=boxes),
+            picture(0),
+            ring(),
+        )
+    cases = read_case_set(root)
+    lesions = tuple(lesions_of(cases.by_id["a"], cases.mask(cases.by_id["a"])))
+    assert apply_review(root, [Refined("a", lesions)], {}, tmp_path / "new").refined == 0
+    assert read_case_set(tmp_path / "new").cases == cases.cases
+    with pytest.raises(ValueError, match="box 30, 22 to 50, 38"):
+        apply_review(root, [Refined("a", lesions, "B", confirmed=True)], {}, tmp_path / "newer")
+
+
+def test_a_mask_file_of_several_cases_changes_for_the_refined_one_alone(cases: CaseSet, tmp_path: Path) -> None:
+    rows = [case.to_row() for case in cases.cases]
+    rows[0]["mask_file_name"] = "masks/./two.png"
+    (cases.root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
+    before = fingerprint(cases.root)
+    mask = block(slice(5, 9), slice(5, 9))
+    apply_review(cases.root, [Refined("ring", (lesion(mask),))], {}, tmp_path / "new")
+    new = read_case_set(tmp_path / "new")
+    assert np.array_equal(new.mask(new.by_id["ring"]), mask)
+    assert np.array_equal(new.mask(new.by_id["two"]), cases.mask(cases.by_id["two"]))
+    assert fingerprint(cases.root) == before
+
+
 def test_rejected_cases_are_listed_with_reason_and_pictures(cases: CaseSet, tmp_path: Path) -> None:
     applied = apply_review(cases.root, [], {"ring": REJECT, "two": ACCEPT}, tmp_path / "new")
     assert (applied.kept, applied.rejected) == (3, 1)
@@ -116,6 +172,42 @@ def test_rejecting_a_source_rejects_what_was_made_of_it(pairs: CaseSet, tmp_path
     applied = apply_review(pairs.root, [], verdicts, tmp_path / "new")
     assert (applied.rejected, applied.restored) == (2, 1)
     assert read_case_set(tmp_path / "new").by_id.keys() == {"two-removal"}
+
+
+@pytest.fixture
+def transplants(tmp_path: Path) -> CaseSet:
+    """Lesions of `ring` on a background whose lesions `two`'s mask cleared, on a normal one and on one of an old file."""
+    root = tmp_path / "transplants"
+    grounds = {"two": {"background_findings": ["polyp", "erosion"]}, "normal": {"background_findings": ["normal"]},
+               "old": {}}  # fmt: skip
+    with CaseSetWriter(root) as writer:
+        for name, attributes in grounds.items():
+            made = Case(
+                id=f"on-{name}", file_name=f"images/on-{name}.png", findings=("polyp",), split="train",
+                mask_file_name=f"masks/on-{name}.png", counterfactual_of="ring", intervention="transplant",
+                source_file_name="sources/ring.png", background_of=name, attributes=attributes,
+            )  # fmt: skip
+            writer.add(made, picture(1), ring(), picture(0))
+    return read_case_set(root)
+
+
+@pytest.mark.parametrize(
+    ("rejected", "left"),
+    [("two", {"on-normal", "on-old"}), ("normal", {"on-two", "on-normal", "on-old"}), ("old", {"on-two", "on-normal"})],
+)
+def test_rejecting_a_mask_rejects_the_transplants_that_it_cleared_a_background_for(
+    transplants: CaseSet, tmp_path: Path, rejected: str, left: set[str]
+) -> None:
+    applied = apply_review(transplants.root, [], {rejected: REJECT, "on-two": ACCEPT}, tmp_path / "new")
+    assert read_case_set(tmp_path / "new").by_id.keys() == left
+    assert (applied.rejected, applied.elsewhere) == (3 - len(left), 0)
+
+
+def test_accepting_a_backgrounds_mask_leaves_the_verdicts_on_its_transplants(
+    transplants: CaseSet, tmp_path: Path
+) -> None:
+    apply_review(transplants.root, [], {"two": ACCEPT, "on-two": REJECT}, tmp_path / "new")
+    assert read_case_set(tmp_path / "new").by_id.keys() == {"on-normal", "on-old"}
 
 
 def test_a_gallerys_verdicts_on_counterfactuals_pass_by_the_factual_case_set(cases: CaseSet, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from cogalign.data.caseset import CaseSet
-from cogalign.data.review.coco import export_coco, import_coco, segmentation
-from cogalign.data.review.rle import Rle, compress
+from cogalign.data.review.coco import export_coco, parse_coco, segmentation
+from cogalign.data.review.rle import Rle
 
 
 @pytest.fixture
@@ -18,9 +18,7 @@ def exported(cases: CaseSet, tmp_path: Path) -> dict[str, Any]:
 
 
 def refined(content: Any, cases: CaseSet) -> dict[str, np.ndarray | None]:
-    path = cases.root.parent / "changed.json"
-    path.write_text(json.dumps(content))
-    return {item.case_id: item.mask() for item in import_coco(path, cases)}
+    return {item.case_id: item.mask() for item in parse_coco(content, "changed.json", cases)}
 
 
 def of_image(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -68,7 +66,7 @@ def test_compressed_run_lengths_and_several_annotations_make_one_mask(exported: 
     (entry,) = of_image(exported, "boxed")
     left, right = np.zeros((40, 56), dtype=bool), np.zeros((40, 56), dtype=bool)
     left[10:20, 10:18], right[12:25, 22:30] = True, True
-    entry["segmentation"] = {"counts": compress(Rle.from_mask(left).counts), "size": [40, 56]}
+    entry["segmentation"] = {"counts": "j<:n00000000000000V_1", "size": [40, 56]}
     exported["annotations"].append(
         {**entry, "id": 99, "segmentation": [[22, 12, 30, 12, 30, 25, 22, 25]], "bbox": [22, 12, 8, 13]}
     )

@@ -68,3 +68,23 @@ def test_unknown_options_name_what_there_is(cases: CaseSet, tmp_path: Path) -> N
         export_review(cases.root, tmp_path / "x", "label-studio", "zip")
     with pytest.raises(ValueError, match="no file, wanted at least one"):
         import_review([], cases.root, tmp_path / "x")
+
+
+def test_two_boxes_of_which_one_is_outlined_are_refused_until_the_other_is_too(cases: CaseSet, tmp_path: Path) -> None:
+    coco = tmp_path / "coco.json"
+    export_review(cases.root, coco, "coco")
+    content = json.loads(coco.read_text())
+    (entry,) = [entry for entry in content["annotations"] if not entry["segmentation"]]
+    entry["segmentation"] = [[12, 12, 20, 12, 20, 22, 12, 22]]
+    other = {**entry, "id": 99, "segmentation": [], "bbox": [34, 26, 12, 10]}
+    content["annotations"].append(other)
+    coco.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"case 'boxed': the polyp in box 34, 26 to 46, 36 .*outline it or delete it"):
+        import_review([coco], cases.root, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    other["segmentation"] = [[34, 26, 46, 26, 46, 36, 34, 36]]
+    coco.write_text(json.dumps(content))
+    import_review([coco], cases.root, tmp_path / "new")
+    new = read_case_set(tmp_path / "new")
+    mask = new.mask(new.by_id["boxed"])
+    assert mask is not None and mask[26:36, 34:46].all() and mask.sum() == 80 + 120

@@ -1,6 +1,5 @@
 import base64
 import json
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -168,6 +167,6 @@ def test_another_export_is_refused(cases: CaseSet, change: dict[str, Any], messa
         read(cases, {**annotated(task(cases, "boxed")), **change})
 
 
-def test_what_is_no_list_of_tasks_is_refused(cases: CaseSet, tmp_path: Path) -> None:
+def test_what_is_no_list_of_tasks_is_refused(cases: CaseSet) -> None:
     with pytest.raises(ValueError, match="a list of tasks"):
         parse_label_studio({}, "x.json", cases)

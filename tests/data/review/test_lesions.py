@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cogalign.data.case import Box, Case
-from cogalign.data.review.lesions import Lesion, Refined, finding_of, lesions_of, without_refined
+from cogalign.data.review.lesions import Lesion, Refined, complete_mask, finding_of, lesions_of, without_refined
 from cogalign.data.review.rle import Rle
 
 SHAPE = (14, 18)
@@ -51,6 +51,49 @@ def test_a_region_takes_the_place_of_the_box_that_it_overlaps() -> None:
     region = Lesion("polyp", (2, 2, 5, 5), Rle.from_mask(mask))
     same, other, far = Lesion("polyp", (1, 1, 6, 6)), Lesion("erosion", (1, 1, 6, 6)), Lesion("polyp", (9, 9, 12, 12))
     assert without_refined([same, other, region, far]) == [other, region, far]
+
+
+def region(rows: slice, columns: slice) -> Lesion:
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[rows, columns] = True
+    return Lesion("polyp", (columns.start, rows.start, columns.stop, rows.stop), Rle.from_mask(mask))
+
+
+def test_a_box_that_a_region_barely_touches_or_that_lies_around_a_nearer_one_is_another_lesions() -> None:
+    drawn = region(slice(2, 8), slice(2, 8))
+    own, grazed = Lesion("polyp", (1, 1, 8, 8)), Lesion("polyp", (7, 2, 14, 9))
+    assert without_refined([own, grazed, drawn]) == [grazed, drawn]
+    around = Lesion("polyp", (0, 0, 17, 13))
+    assert without_refined([own, around, drawn]) == [around, drawn]
+
+
+def test_one_region_may_cover_several_boxes() -> None:
+    drawn = region(slice(1, 9), slice(1, 16))
+    assert without_refined([Lesion("polyp", (1, 1, 8, 9)), Lesion("polyp", (9, 2, 16, 8)), drawn]) == [drawn]
+
+
+def test_a_lesion_without_outline_keeps_the_old_mask_in_its_box() -> None:
+    drawn, bare = region(slice(1, 4), slice(1, 4)), Lesion("polyp", (8, 8, 14, 12))
+    old = np.zeros(SHAPE, dtype=bool)
+    old[9:14, 9:12] = True
+    old[1:3, 1:8] = True
+    expected = np.zeros(SHAPE, dtype=bool)
+    expected[1:4, 1:4] = True
+    expected[9:12, 9:12] = True
+    assert np.array_equal(complete_mask(Refined("a", (drawn, bare)), old), expected)
+
+
+@pytest.mark.parametrize("old", [None, np.zeros(SHAPE, dtype=bool), np.eye(*SHAPE, dtype=bool)])
+def test_a_lesion_without_outline_or_old_mask_of_its_own_is_refused(old: np.ndarray | None) -> None:
+    # The last of the old masks has pixels in the box, but the region covers them.
+    drawn, bare = region(slice(1, 9), slice(1, 9)), Lesion("polyp", (7, 2, 14, 9))
+    with pytest.raises(ValueError, match=r"case 'a': the polyp in box 7, 2 to 14, 9 .*: outline it or delete it"):
+        complete_mask(Refined("a", (drawn, bare)), old)
+
+
+def test_boxes_alone_are_no_whole_mask() -> None:
+    with pytest.raises(ValueError, match="case 'a': found boxes only"):
+        complete_mask(Refined("a", (Lesion("polyp", (1, 1, 2, 2)),)), None)
 
 
 def test_only_findings_of_the_case_are_taken() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cogalign.data.review.verdicts import Verdict, merge_verdicts, parse_verdicts, read_verdicts
+from cogalign.data.review.verdicts import Verdict, merge_verdicts, parse_verdicts, read_json
 
 
 def content(*entries: Any, **fields: Any) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def test_reads_what_the_gallery_writes(tmp_path: Path) -> None:
     ]
     path = tmp_path / "verdicts.json"
     path.write_text(json.dumps(content(*entries)))
-    assert read_verdicts(path) == {
+    assert parse_verdicts(read_json(path), str(path)) == {
         "a-removal": Verdict("reject", "Dr. A", "rim left", "a"),
         "a": Verdict("accept", "Dr. A", "", None),
     }
@@ -48,9 +48,9 @@ def test_a_damaged_file_is_one_clear_message(found: Any, message: str) -> None:
 def test_what_is_no_json_names_the_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"bad\.json: not JSON"):
-        read_verdicts(tmp_path / "bad.json")
+        read_json(tmp_path / "bad.json")
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
-        read_verdicts(tmp_path / "none.json")
+        read_json(tmp_path / "none.json")
 
 
 def test_reviewers_may_agree_but_not_differ() -> None:
