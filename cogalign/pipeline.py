@@ -42,8 +42,14 @@ MODULES = {
 }
 """Module of each stage; it is imported when the stage runs."""
 
-WITHOUT_EFFECT = ("checkpoint_every", "workers")
+WITHOUT_EFFECT = ("checkpoint_every", "workers", "quality.batch_size",
+                  *(f"masks.grounding.{name}" for name in ("api_key_env", "concurrency", "timeout", "retries")))  # fmt: skip
 """Settings that do not change a result, and so are in no digest."""
+AFTERWARDS = {
+    "segmenter": ("worst", "bootstrap"),
+    "counterfactual": ("gallery", "quality"),
+}
+"""Settings that come in after a stage's long work: with another value it runs again where that work lies."""
 OF_MODEL = ("sft", "grpo", "evaluate", "audit", "export")
 """Stages that depend on the model and on the run's seed."""
 
@@ -140,7 +146,8 @@ def inputs_of(recipe: Recipe, stage: str) -> list[str]:
     if stage in (DATA,):
         return []
     if stage == "counterfactual":
-        return [DATA, *([SEGMENTER] if recipe.counterfactual.masks.segmenter == "run" else [])]
+        settings = recipe.counterfactual
+        return [DATA, *([SEGMENTER] if settings.masks.segmenter == "run" and settings.pairs is None else [])]
     if stage in ("sft", SEGMENTER):
         return [DATA]
     if stage == "grpo":
@@ -153,8 +160,13 @@ def inputs_of(recipe: Recipe, stage: str) -> list[str]:
     return [DATA, *(["counterfactual"] if stage == "audit" else []), *models]
 
 
-def stage_digest(recipe: Recipe, stage: str) -> str:
+def stage_digest(recipe: Recipe, stage: str, work_only: bool = False) -> str:
     """Digest of all that a stage's results depend on; input stages are taken as they lie in the run folder.
+
+    Args:
+        recipe: the resolved recipe.
+        stage: name of the stage.
+        work_only: leave out the settings that come in after the stage's long work.
 
     Raises:
         FileNotFoundError: an input stage has not finished; the message names the command that runs it.
@@ -172,13 +184,13 @@ def stage_digest(recipe: Recipe, stage: str) -> str:
                 f"run `cogalign {name} RECIPE` first, or `cogalign run RECIPE`"
             )
     settings = asdict(getattr(recipe, stage))
-    for name in WITHOUT_EFFECT:
-        settings.pop(name, None)
+    for name in (*WITHOUT_EFFECT, *(AFTERWARDS.get(stage, ()) if work_only else ())):
+        _drop(settings, name)
     whole: dict[str, Any] = {"stage": stage, "settings": settings}
     if stage == SEGMENTER:
         whole |= {"seed": recipe.seed}
     if stage == "counterfactual":
-        whole |= _of_masks(recipe)
+        whole |= _of_pairs(recipe)
     if stage in OF_MODEL:
         whole |= {"model": asdict(recipe.model), "seed": recipe.seed, "question": recipe.data.question}
     if stage == DATA and recipe.data.case_set is not None:
@@ -188,12 +200,24 @@ def stage_digest(recipe: Recipe, stage: str) -> str:
     return digest_of(whole, inputs)
 
 
-def _of_masks(recipe: Recipe) -> dict[str, Any]:
-    """What finds masks beside the case set: a segmenter in a folder, or the recipe's own model."""
+def _drop(settings: dict[str, Any], key: str) -> None:
+    """Remove a dotted key, if it is there."""
+    *sections, name = key.split(".")
+    for section in sections:
+        settings = settings.get(section, {})
+    settings.pop(name, None)
+
+
+def _of_pairs(recipe: Recipe) -> dict[str, Any]:
+    """What the pairs depend on beside the case set: a segmenter in a folder, the recipe's own model, pairs made before."""
     masks = recipe.counterfactual.masks
     found: dict[str, Any] = {}
+    if recipe.counterfactual.pairs is not None:
+        from cogalign.data.prepare import case_set_digest
+
+        return {"pairs": case_set_digest(recipe.counterfactual.pairs)}
     if masks.segmenter not in (None, "run"):
-        folder = Path(str(masks.segmenter))
+        folder = Path(str(masks.segmenter)).expanduser()
         files = [folder / name for name in ("config.json", "model.safetensors")]
         found["segmenter"] = [sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
     if "grounding" in masks.evidence and masks.grounding.url is None:
@@ -247,14 +271,17 @@ def _run_stage(context: StageContext, function: StageFunction, force: bool) -> N
         say(f"{stage}: finished before, skipped")
         summarize(recipe)
         return
-    resumed = before is not None and same and before.status != "finished" and not force
+    work = stage_digest(recipe, stage, work_only=True)
+    again = stage in AFTERWARDS and before is not None and before.work == work and not same
+    resumed = before is not None and ((same and before.status != "finished") or again) and not force
     if resumed and before is not None:
-        say(f"{stage}: not finished ({before.status}), going on")
+        say(f"{stage}: " + ("with other settings, but its work is there" if again else f"not finished ({before.status})")
+            + ", going on")  # fmt: skip
     else:
         _move_aside(stage, folder, before, same)
         say(f"{stage}: starting")
     record = StageFile(
-        stage=stage, digest=digest, started=now(), versions=versions(), seeds=_seeds(recipe, stage),
+        stage=stage, digest=digest, work=work, started=now(), versions=versions(), seeds=_seeds(recipe, stage),
         seconds=before.seconds if resumed and before else 0.0, resumed=before.resumed + 1 if resumed and before else 0,
     )  # fmt: skip
     if resumed and before is not None:

@@ -93,7 +93,7 @@ class QualitySettings:
     max_seam: float | None = 2.0
     """Gradient energy on the ring of the edit over that of untouched mucosa."""
     max_realism: float | None = 1.5
-    """Distance to the nearest real normals in the encoder's space over what real normals have among themselves (their 95 % quantile)."""
+    """Removal: distance of the patch to untouched mucosa in the encoder's space, over what such mucosa has among itself (95 % quantile)."""
     bootstrap: int = 1000
     """Resamples of the confidence intervals."""
 
@@ -106,6 +106,8 @@ class QualitySettings:
 class CounterfactualSettings:
     """Stage 2: counterfactual cases."""
 
+    pairs: str | None = None
+    """Folder of pairs made before, e.g. reviewed ones; the stage then checks them and makes none."""
     splits: list[str] = field(default_factory=lambda: ["train", "test"])
     """Splits for which counterfactuals are made; GRPO reads `train`, the audit `test`."""
     interventions: list[Intervention] = field(

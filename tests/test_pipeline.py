@@ -182,6 +182,49 @@ def test_counterfactuals_that_need_the_runs_segmenter_train_it_first(recipe: Rec
     assert stages.calls[5:] == ["counterfactual"]
 
 
+def test_limits_of_the_gate_and_the_gallery_run_the_stage_again_where_its_work_lies(
+    recipe: Recipe, stages: Stages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_recipe(recipe, ["counterfactual"])
+    recipe.counterfactual.quality.max_seam = 1.0
+    recipe.counterfactual.gallery = 3
+    run_recipe(recipe, ["counterfactual"])
+    assert stages.calls == ["data", "counterfactual", "counterfactual"]
+    assert (recipe.run_dir / "counterfactual/work").read_text() == "xx"
+    assert "its work is there" in capsys.readouterr().err
+    assert not (recipe.run_dir / "counterfactual.replaced").exists()
+    run_recipe(recipe, ["counterfactual"])
+    assert len(stages.calls) == 3
+    recipe.counterfactual.sigma = 0.7
+    run_recipe(recipe, ["counterfactual"])
+    assert (recipe.run_dir / "counterfactual/work").read_text() == "x"
+    assert (recipe.run_dir / "counterfactual.replaced").exists()
+
+
+@pytest.mark.parametrize("key", ["workers", "quality.batch_size", "masks.grounding.timeout"])
+def test_settings_without_effect_leave_finished_counterfactuals_alone(recipe: Recipe, stages: Stages, key: str) -> None:
+    run_recipe(recipe, ["counterfactual"])
+    *sections, name = key.split(".")
+    section: Any = recipe.counterfactual
+    for part in sections:
+        section = getattr(section, part)
+    setattr(section, name, getattr(section, name) + 1)
+    run_recipe(recipe, ["counterfactual"])
+    assert stages.calls == ["data", "counterfactual"]
+
+
+def test_pairs_made_before_need_no_segmenter_and_count_by_their_content(
+    recipe: Recipe, stages: Stages, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs").mkdir()
+    recipe.counterfactual.pairs, recipe.counterfactual.masks.segmenter = str(tmp_path / "pairs"), "run"
+    for content in ("a", "a", "b"):
+        (tmp_path / "pairs/metadata.jsonl").write_text(content)
+        run_recipe(recipe, ["counterfactual"])
+    assert stages.calls == ["data", "counterfactual", "counterfactual"]
+    assert StageContext(recipe, recipe.run_dir, "grpo").counterfactual_dir == tmp_path / "pairs"
+
+
 def test_another_segmenter_in_a_folder_makes_the_counterfactuals_anew(
     recipe: Recipe, stages: Stages, tmp_path: Path
 ) -> None:

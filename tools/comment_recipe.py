@@ -24,7 +24,6 @@ import cogalign.recipe_segmenter
 from cogalign.recipe_file import read_recipe
 from cogalign.training.atomic import write_text
 
-
 OPTIONAL = ("segmenter",)
 """Sections that a recipe leaves out whose stages do not name them."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cogalign.cognition.taxonomy import FINDINGS, lookup
 from cogalign.counterfactual.grabcut import Window, cut_out, shape_plausibility
-from cogalign.counterfactual.masks import Image, Mask, area_problem, clean
+from cogalign.counterfactual.masks import Image, Mask, area_problem, clean, cut_box
 from cogalign.data.case import Box, Case
 from cogalign.recipe import MaskSettings
 
@@ -136,12 +136,6 @@ def boxes_cover_findings(case: Case) -> bool:
     boxed = {plain(box.finding) for box in case.boxes}
     focal = {plain(name) for name in case.findings if name not in FINDINGS or FINDINGS[name].focal}
     return focal - {"normal"} <= boxed
-
-
-def cut_box(box: Box, shape: Sequence[int]) -> Window | None:
-    """The part of a box inside an image of this shape (height first), or None if there is none."""
-    xmin, ymin, xmax, ymax = max(0, box.xmin), max(0, box.ymin), min(shape[1], box.xmax), min(shape[0], box.ymax)
-    return (xmin, ymin, xmax, ymax) if xmin < xmax and ymin < ymax else None
 
 
 @dataclass(frozen=True)

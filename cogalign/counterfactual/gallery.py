@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from cogalign.cognition.taxonomy import FINDINGS
 from cogalign.counterfactual.gallery_table import table
 from cogalign.counterfactual.masks import Image, Mask
-from cogalign.counterfactual.plan import spread_evenly
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.data.images import load_mask
+from cogalign.data.spread import spread_evenly
 from cogalign.recipe import INTERVENTIONS
 from cogalign.training.atomic import write_text
 

@@ -26,8 +26,8 @@ MISTAKES = (401, 403, 404, 405)
 HERE = ("127.0.0.1", "localhost", "::1")
 
 
-class GroundingError(RuntimeError):
-    """The endpoint cannot be used as the recipe says."""
+class GroundingError(ConnectionError):
+    """The endpoint cannot be used as the recipe says; the message never holds the key."""
 
 
 class Grounder(Protocol):
@@ -49,7 +49,7 @@ class EndpointGrounder:
         settings: url, model, environment variable of the key, concurrency, timeout, retries.
 
     Raises:
-        GroundingError: the recipe names no model for the endpoint.
+        GroundingError: the recipe names no model for the endpoint or no address, or the key cannot be sent.
     """
 
     def __init__(self, settings: GroundingSettings) -> None:
@@ -59,9 +59,15 @@ class EndpointGrounder:
                 "an endpoint such as http://127.0.0.1:8000/v1 and the name of a model that it serves"
             )
         self.settings = settings
-        self._key = os.environ.get(settings.api_key_env, "")
+        self._key = read_key(settings.api_key_env)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        url = httpx.URL(settings.url.rstrip("/") + "/")
+        try:
+            url = httpx.URL(settings.url.rstrip("/") + "/")
+        except httpx.InvalidURL as error:
+            raise GroundingError(
+                f"counterfactual.masks.grounding.url: found {settings.url!r} ({error}), wanted an endpoint such as "
+                "http://127.0.0.1:8000/v1"
+            ) from None
         self._http = httpx.Client(
             base_url=url,
             headers=headers,
@@ -107,7 +113,10 @@ class EndpointGrounder:
                 time.sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
             try:
                 answer = self._send(content)
-            except httpx.TransportError as error:
+            except httpx.LocalProtocolError:
+                reason = "LocalProtocolError: the request cannot be sent"  # its text would quote headers, so the key
+                continue
+            except httpx.RequestError as error:
                 reason = self._clean(f"{type(error).__name__}: {error}")
                 continue
             if answer.status_code < 400:
@@ -167,6 +176,24 @@ class OwnGrounder:
 
     def close(self) -> None:
         """Nothing is held but memory."""
+
+
+def read_key(variable: str) -> str:
+    """The key in an environment variable, without the blanks around it; an empty text where it is not set.
+
+    Raises:
+        GroundingError: it holds nothing, or what a header cannot carry; the message names the variable, not the key.
+    """
+    value = os.environ.get(variable)
+    if value is None:
+        return ""
+    key = value.strip()
+    wanted = "wanted the endpoint's key in printable ASCII, or unset it where the endpoint wants none"
+    if not key:
+        raise GroundingError(f"environment variable {variable}: found nothing or blanks only, {wanted}")
+    if not all("!" <= letter <= "~" for letter in key):
+        raise GroundingError(f"environment variable {variable}: found a blank, control or foreign character, {wanted}")
+    return key
 
 
 def data_uri(image: Image) -> str:

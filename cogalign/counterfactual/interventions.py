@@ -35,6 +35,8 @@ EDGE = 0.5
 """A transplant takes along this share of the operator's dilation: less of the old mucosa comes with the lesion."""
 GENTLE = 0.35
 """Share of the colour match in the middle of a transplanted lesion."""
+WIDEST = 0.8
+"""Largest share of an image that a fill may touch: of less than a fifth the rest cannot be told."""
 BLIND: tuple[Fill, ...] = ("gaussian_blur", "white")
 """Fills that do not ask what they may read."""
 MOST_SHIFT = 70.0
@@ -105,13 +107,16 @@ def removal(
         others: H x W, lesions that stay; their pixels are neither changed nor read.
 
     Returns:
-        The edited image, or None if the fill would reach into a lesion that stays.
+        The edited image, or None if the fill would cover most of the image (many spots, each with its margin), or reach
+        into a lesion that stays.
 
     Raises:
         ValueError: the mask is empty.
     """
     radius = lesion_radius(mask)
     alpha = operator.alpha(mask, radius)
+    if float(np.mean(alpha > 0)) > WIDEST:
+        return None
     # Where mucosa can be seen takes longer to find than some fills take to paint.
     hidden = np.zeros_like(mask) if operator.fill in BLIND else ~visible_mucosa(image) | highlights(image)
     if others is not None:
@@ -171,15 +176,16 @@ def transplant(
         boxes: boxes of the lesions, which tell what belongs together.
 
     Returns:
-        The background with the lesions, or None if one of them fits nowhere.
+        The background with the lesions, or None if one of them fits nowhere or the background cannot be cleared.
     """
     visible = visible_mucosa(background)
     touched = np.zeros(background.shape[:2], dtype=bool)
     result = background.copy()
     if background_mask is not None and background_mask.any():
         cleaned = removal(background, background_mask, operator, rng)
-        if cleaned is not None:
-            result, touched = cleaned.image, cleaned.touched
+        if cleaned is None:
+            return None
+        result, touched = cleaned.image, cleaned.touched
     scale = min(background.shape[:2]) / min(image.shape[:2])
     radius = lesion_radius(mask)
     readable = visible_mucosa(image) & ~mask

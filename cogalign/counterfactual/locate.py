@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -18,15 +17,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from cogalign.counterfactual.evidence import NO_EVIDENCE, FoundMask, Untrusted, find_mask
 from cogalign.counterfactual.grounding import grounding_prompt, parse_boxes
+from cogalign.counterfactual.located import EXPERT, Store, write_mask
 from cogalign.counterfactual.located import Located as Located
-from cogalign.counterfactual.located import Store, write_mask
 from cogalign.counterfactual.masks import Image
+from cogalign.counterfactual.workers import Failed, loader, raise_failed, sound, told_of_killed
 from cogalign.data.case import Case
 from cogalign.data.caseset import METADATA, CaseSet
 from cogalign.recipe import CounterfactualSettings, MaskSettings
 from cogalign.training.context import StageContext
 from cogalign.training.progress import say, track
-from cogalign.training.trainer import build_trainer
+from cogalign.training.ranks import is_distributed, is_first
+from cogalign.training.trainer import build_trainer, processes
 
 if TYPE_CHECKING:
     from cogalign.counterfactual.grounding_client import Grounder
@@ -65,7 +66,8 @@ def locate(context: StageContext, case_set: CaseSet, cases: Sequence[Case]) -> d
     todo = [(positions[case.id], case) for case in cases if case.id not in at_once]
     store = Store(context.folder, "" if not todo else _digest(context, case_set))
     found = store.read(todo) if todo else {}
-    if todo and (len(found) < len(todo) or _is_distributed()):
+    # One of several ranks searches even if all is found: all go the same way.
+    if todo and (len(found) < len(todo) or is_distributed()):
         if found:
             say(f"masks: going on, {len(found)} of {len(todo)} were looked for before")
         _search(context, case_set, todo, store, found)
@@ -77,7 +79,7 @@ def locate(context: StageContext, case_set: CaseSet, cases: Sequence[Case]) -> d
                 "this folder, and have they the same recipe?"
             )
     located = {case.id: at_once[case.id] if case.id in at_once else found[case.id] for case in cases}
-    if not _is_distributed() or torch.distributed.get_rank() == 0:
+    if is_first():
         store.write_list(case_set, located)
     return located
 
@@ -85,7 +87,7 @@ def locate(context: StageContext, case_set: CaseSet, cases: Sequence[Case]) -> d
 def _without_looking(case_set: CaseSet, case: Case, settings: MaskSettings) -> Located | None:
     """What can be said of a case without its image; None if that is nothing."""
     if case.mask_file_name is not None and "expert" in settings.evidence:
-        return Located(case_set.path(case.mask_file_name), "expert", 1.0)
+        return Located(case_set.path(case.mask_file_name), EXPERT, 1.0)
     if (case.boxes and "box" in settings.evidence) or {"segmenter", "grounding"} & set(settings.evidence):
         return None
     return Located(None, reason=NO_EVIDENCE)
@@ -192,17 +194,15 @@ class LocateModule(LightningModule):
         """Every `world_size`-th case, from this rank's on."""
         share = self.todo[self.trainer.global_rank :: self.trainer.world_size]
         images = _Images(self.case_set, share, self.found, self.settings)
-        workers = self.settings.workers
-        start = _one_thread if workers else None
-        return DataLoader(images, batch_size=BATCH, collate_fn=list, num_workers=workers, worker_init_fn=start)
+        return loader(images, self.settings.workers, BATCH)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Pictures stay on the CPU."""
         return batch
 
-    def predict_step(self, batch: list[Open], batch_idx: int) -> list[Found]:
+    def predict_step(self, batch: list[Open | Failed], batch_idx: int) -> list[Found]:
         """The masks of a batch; boxes are asked for only where other evidence gave none."""
-        opened = [(one, one.image) for one in batch if one.image is not None]
+        opened = [(one, one.image) for one in sound(batch) if one.image is not None]
         if not opened:
             return []
         maps = self._maps([image for _, image in opened])
@@ -302,11 +302,15 @@ class LocateWriter(BasePredictionWriter):
         pl_module: LightningModule,
         prediction: list[Found],
         batch_indices: Sequence[int] | None,
-        batch: list[Open],
+        batch: list[Open | Failed],
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write a batch."""
+        """Write a batch.
+
+        Raises:
+            OSError, ValueError: a case of this batch could not be read; what was found of the others is kept.
+        """
         entries: list[dict[str, Any]] = []
         for one in prediction:
             if isinstance(one.result, Untrusted):
@@ -317,6 +321,7 @@ class LocateWriter(BasePredictionWriter):
                             "confidence": round(one.result.confidence, 4)})  # fmt: skip
         if entries:
             self.store.append(trainer.global_rank, entries)
+        raise_failed(batch)
         for _ in batch:
             next(self._progress, None)
 
@@ -337,30 +342,11 @@ def _search(
     own_model = "grounding" in settings.evidence and settings.grounding.url is None
     options: dict[str, Any] = {"precision": "32-true", "inference_mode": False}
     if settings.segmenter is None and not own_model:  # GrabCut alone: no work for a GPU
-        devices = context.recipe.trainer.devices
-        options |= {"accelerator": "cpu", "devices": int(devices) if str(devices).isdigit() else 1}
+        options |= {"accelerator": "cpu", "devices": processes(context.recipe.trainer)}
     trainer = build_trainer(
         context.recipe, folder=context.folder, callbacks=[LocateWriter(store, len(todo))], **options
     )
     if trainer.is_global_zero:
         store.forget_others(todo, found)
-    try:
+    with told_of_killed("masks", "what was found"):
         trainer.predict(LocateModule(context, case_set, todo, found), return_predictions=False)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ChildProcessError(
-            "masks: a worker process was killed (out of memory?); what was found is kept, the same command goes on; "
-            "fewer counterfactual.workers need less memory"
-        ) from None
-
-
-def _one_thread(worker: int) -> None:
-    """A worker is one of several: threads of its own would only stand in the others' way."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
-def _is_distributed() -> bool:
-    """Whether this process already is one of several: then all go the same way, finished or not."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ import numpy as np
 from cogalign.counterfactual.masks import Mask
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
-from cogalign.training.atomic import write_bytes, write_text
+from cogalign.data.images import load_mask
+from cogalign.training.atomic import append_lines, write_bytes, write_text
 
 FOLDER = "located"
 LIST = "located.jsonl"
+EXPERT = "expert"
+"""Provenance of a mask of the case set itself."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,7 @@ class Store:
 
     def append(self, rank: int, entries: Sequence[dict[str, Any]]) -> None:
         """Add lines to the file of a rank, after what a killed run left there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lines = b"".join(json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in entries)
-        with open(self.folder / f"{self.digest}.rank-{rank}.jsonl", "ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, 2)
-                if file.read(1) != b"\n":
-                    lines = b"\n" + lines
-            file.write(lines)
+        append_lines(self.folder / f"{self.digest}.rank-{rank}.jsonl", entries)
 
     def forget_others(self, todo: Sequence[tuple[int, Case]], found: dict[str, Located]) -> None:
         """Remove what older settings left: their lines, and the masks that no line names."""
@@ -92,7 +88,7 @@ class Store:
             if one.file is None:
                 rows.append({"id": name, "reason": one.reason})
                 continue
-            base = case_set.root if one.provenance == "expert" else self.root
+            base = case_set.root if one.provenance == EXPERT else self.root
             file_name = one.file.relative_to(base).as_posix() if one.file.is_relative_to(base) else one.file.name
             rows.append({"id": name, "file_name": file_name, "provenance": one.provenance,
                          "confidence": one.confidence})  # fmt: skip
@@ -100,6 +96,17 @@ class Store:
         path = self.root / LIST
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
+
+
+def mask_of(case_set: CaseSet, case: Case, located: Mapping[str, Located]) -> Mask | None:
+    """The mask (H x W) of a case: the one that was found for it, else that of the case set; None where neither is there.
+
+    Raises:
+        FileNotFoundError, ValueError: its file is missing or unreadable.
+    """
+    found = located.get(case.id)
+    file = None if found is None or found.provenance == EXPERT else found.file
+    return case_set.mask(case) if file is None else load_mask(file)
 
 
 def write_mask(path: Path, mask: Mask) -> None:

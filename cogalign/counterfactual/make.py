@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 
 from cogalign.counterfactual import interventions as do
 from cogalign.counterfactual.interventions import Edited, Operator, stream
-from cogalign.counterfactual.located import Located
+from cogalign.counterfactual.located import Located, mask_of
 from cogalign.counterfactual.masks import Image, Mask, area_problem, outside_box
 from cogalign.counterfactual.pairs import counterfactual_case
 from cogalign.counterfactual.parts import Finished
@@ -23,7 +22,6 @@ from cogalign.counterfactual.several import split_mask
 from cogalign.counterfactual.surroundings import background as change_background
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
-from cogalign.data.images import load_mask
 from cogalign.recipe import CounterfactualSettings
 
 PNG = (
@@ -33,23 +31,15 @@ PNG = (
     cv2.IMWRITE_PNG_FILTER_SUB,
 )
 """On photographs more than twice as fast as OpenCV's defaults, and no larger."""
-EXPERT = "expert"
-"""Provenance of a mask of the case set itself."""
 NO_PLACE = "no free place on visible mucosa"
 NO_PARTNER = "no background of another group and a fitting organ"
+TOO_WIDE = "the fill would cover most of the image"
 NOT_APART = "lesions of different findings cannot be told apart"
 Entry = dict[str, Any]
 """A line of a part file: `id` and `row`, or `id` and `left_out`."""
 
 
-@dataclass(frozen=True)
-class Failed:
-    """An error in a worker process, carried to the main one as it is (a loader would bury it in a traceback)."""
-
-    error: Exception
-
-
-class Makers(Dataset[list[Entry] | Failed]):
+class Makers(Dataset[list[Entry]]):
     """The tasks of a rank; asking for one makes its open counterfactuals and writes their pictures.
 
     Args:
@@ -83,12 +73,9 @@ class Makers(Dataset[list[Entry] | Failed]):
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def __getitem__(self, index: int) -> list[Entry] | Failed:
-        """The lines of one task, whose pictures are on the disk; or the error that stopped it."""
-        try:
-            return self.make(self.tasks[index])
-        except (OSError, ValueError, ImportError) as error:
-            return Failed(error)
+    def __getitem__(self, index: int) -> list[Entry]:
+        """The lines of one task, whose pictures are on the disk; errors as `make`."""
+        return self.make(self.tasks[index])
 
     def make(self, task: Task) -> list[Entry]:
         """Make all open counterfactuals of a source case; pictures are written before their line is given back.
@@ -102,7 +89,7 @@ class Makers(Dataset[list[Entry] | Failed]):
             return []
         image, found = self._pixels(task.case)
         mask = found if found is not None else np.zeros(image.shape[:2], dtype=bool)
-        problem = area_problem(mask, self.settings.min_area, self.settings.max_area)
+        problem = self._area_problem(mask)
         if problem is not None:
             return [{"id": edit.id, "left_out": problem} for edit in edits]
         return [self._entry(task, edit, image, mask) for edit in edits]
@@ -130,26 +117,28 @@ class Makers(Dataset[list[Entry] | Failed]):
                 return None, None, NOT_APART
             return do.removal(image, parts[0], self.operator, rng, parts[1]), None, NOT_APART
         if edit.intervention == "removal":
-            return do.removal(image, mask, self.operator, rng), None, ""
+            return do.removal(image, mask, self.operator, rng), None, TOO_WIDE
         if edit.intervention == "control":
             return do.control(image, mask, self.operator, rng, case.boxes), None, NO_PLACE
         if edit.intervention == "background":
             return change_background(image, mask, rng), None, ""
         for partner in edit.backgrounds:
             ground, own = self._pixels(partner)
-            if own is not None and area_problem(own, 0.0, self.settings.max_area) not in (None, "empty mask"):
+            # A lesion that no mask shows would stay on the background, unnamed.
+            if not partner.is_normal and (own is None or self._area_problem(own) is not None):
                 continue
             edited = do.transplant(image, mask, ground, own, self.operator, rng, case.boxes)
             if edited is not None:
                 return edited, partner, ""
         return None, None, NO_PLACE if edit.backgrounds else NO_PARTNER
 
+    def _area_problem(self, mask: Mask) -> str | None:
+        return area_problem(mask, self.settings.min_area, self.settings.max_area)
+
     def _pixels(self, case: Case) -> tuple[Image, Mask | None]:
         """Image (H x W x 3 uint8) and the visible part of the mask (H x W, None without one) of a case."""
         image = np.asarray(self.case_set.image(case))
-        found = self.located.get(case.id)
-        file = None if found is None or found.provenance == EXPERT else found.file
-        mask = self.case_set.mask(case) if file is None else load_mask(file)
+        mask = mask_of(self.case_set, case, self.located)
         return image, None if mask is None else outside_box(image, mask)
 
     def _copy_source(self, task: Task) -> None:

@@ -106,6 +106,18 @@ def feathered_alpha(mask: Mask, dilate: float, feather: float) -> Alpha:
     return alpha
 
 
+def cut_box(box: Box, shape: Sequence[int]) -> tuple[int, int, int, int] | None:
+    """The part (xmin, ymin, xmax, ymax) of a box inside an image of this shape (height first); None if there is none."""
+    xmin, ymin, xmax, ymax = max(0, box.xmin), max(0, box.ymin), min(shape[1], box.xmax), min(shape[0], box.ymax)
+    return (xmin, ymin, xmax, ymax) if xmin < xmax and ymin < ymax else None
+
+
+def pixels_in(mask: Mask, boxes: Sequence[Box]) -> list[int]:
+    """How many pixels of the mask each box holds; boxes may reach beyond the image."""
+    windows = [cut_box(box, mask.shape) for box in boxes]
+    return [0 if cut is None else int(np.count_nonzero(mask[cut[1] : cut[3], cut[0] : cut[2]])) for cut in windows]
+
+
 def lesions(mask: Mask, boxes: Sequence[Box] = ()) -> list[Mask]:
     """The lesions of a mask, one mask each, largest first.
 
@@ -118,7 +130,7 @@ def lesions(mask: Mask, boxes: Sequence[Box] = ()) -> list[Mask]:
     owners: dict[int, Mask] = {}
     for label in range(1, count):
         part: Mask = np.logical_and(mask, labels == label)
-        held = [int(np.count_nonzero(part[box.ymin : box.ymax, box.xmin : box.xmax])) for box in boxes]
+        held = pixels_in(part, boxes)
         owner = int(np.argmax(held)) if held and max(held) > 0 else -label
         owners[owner] = np.logical_or(owners[owner], part) if owner in owners else part
     return sorted(owners.values(), key=lambda part: -int(np.count_nonzero(part)))

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader
 
 from cogalign.counterfactual.located import Located
-from cogalign.counterfactual.make import Entry, Failed, Makers
+from cogalign.counterfactual.make import Entry, Makers
 from cogalign.counterfactual.parts import Finished, Parts
 from cogalign.counterfactual.plan import Plan
+from cogalign.counterfactual.workers import Failed, loader, raise_failed, sound
 from cogalign.data.caseset import CaseSet
 from cogalign.recipe import CounterfactualSettings
 from cogalign.training.progress import track
@@ -58,32 +58,16 @@ class CounterfactualModule(LightningModule):
         tasks = self.plan.tasks[self.trainer.global_rank :: self.trainer.world_size]
         makers = Makers(self.case_set, tasks, self.finished, self.settings, self.located, self.root)
         workers = self.settings.workers
-        return DataLoader(
-            makers,
-            batch_size=BATCH if workers == 0 else 1,  # single tasks share the work evenly among the processes
-            collate_fn=list,
-            num_workers=workers,
-            worker_init_fn=_one_thread if workers else None,
-            prefetch_factor=4 if workers else None,
-        )
+        # Single tasks share the work evenly among the processes.
+        return loader(makers, workers, BATCH if workers == 0 else 1, prefetch=4)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Lines stay where they are."""
         return batch
 
     def predict_step(self, batch: list[list[Entry] | Failed], batch_idx: int) -> list[Entry]:
-        """The lines of a batch of tasks.
-
-        Raises:
-            OSError, ValueError: what stopped a task, once the lines of the others are known.
-        """
-        return [entry for made in batch if not isinstance(made, Failed) for entry in made]
-
-
-def _one_thread(worker: int) -> None:
-    """A worker is one of several: threads of its own would only stand in the others' way."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+        """The lines of a batch of tasks."""
+        return [entry for made in sound(batch) for entry in made]
 
 
 class CounterfactualWriter(BasePredictionWriter):
@@ -124,9 +108,8 @@ class CounterfactualWriter(BasePredictionWriter):
         """
         if prediction:
             self.parts.append(trainer.global_rank, prediction)
-        for made in batch:
-            if isinstance(made, Failed):
-                raise made.error
+        raise_failed(batch)
+        for _ in batch:
             next(self._progress, None)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

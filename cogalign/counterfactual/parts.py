@@ -15,7 +15,7 @@ from cogalign.counterfactual.plan import Plan
 from cogalign.data.case import Case
 from cogalign.data.caseset import METADATA, CaseSet, write_metadata
 from cogalign.recipe import CounterfactualSettings
-from cogalign.training.atomic import write_json, write_text
+from cogalign.training.atomic import append_lines, write_json, write_text
 
 VERSION = 2
 """Raised when the same settings would give other images: parts of an older version are not used."""
@@ -69,15 +69,7 @@ class Parts:
 
     def append(self, rank: int, entries: Iterable[dict[str, Any]]) -> None:
         """Add lines to the file of a rank, after what a killed run left there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lines = b"".join(json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in entries)
-        path = self.folder / f"rank-{rank}.jsonl"
-        with open(path, "ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, 2)
-                if file.read(1) != b"\n":
-                    lines = b"\n" + lines
-            file.write(lines)
+        append_lines(self.folder / f"rank-{rank}.jsonl", entries)
 
     def rows(self, plan: Plan) -> list[dict[str, Any]]:
         """The rows of all counterfactuals that were made, in the plan's order.
@@ -97,7 +89,9 @@ class Parts:
         return rows
 
     def finish(self, plan: Plan, accepted: Sequence[Case], rejected: Sequence[Case]) -> None:
-        """Write `left_out.json`, `rejected.jsonl` and, last, the case set's `metadata.jsonl`; then remove the parts.
+        """Write `left_out.json`, `rejected.jsonl` and, last, the case set's `metadata.jsonl`.
+
+        The part files stay: with other limits or another gallery nothing has to be made again.
 
         Args:
             plan: what was to be made.
@@ -117,7 +111,6 @@ class Parts:
         write_json(self.root / LEFT_OUT, {"reasons": reasons, "counterfactuals": finished.left_out})
         write_text(self.root / REJECTED, _lines([case.to_row() for case in rejected]))
         write_metadata(self.root, [case.to_row() for case in accepted])
-        self._clean([case.to_row() for case in (*accepted, *rejected)])
 
     def _reasons(self, plan: Plan, finished: Finished) -> Counter[str]:
         """How many cases and counterfactuals each reason left out."""
@@ -127,14 +120,16 @@ class Parts:
         names = (row["file_name"], row["mask_file_name"], row["source_file_name"])
         return all((self.root / name).is_file() for name in names)
 
-    def _clean(self, rows: list[dict[str, Any]]) -> None:
-        """Remove pictures that no row names (of an older plan, of a killed run) and all part files."""
-        named = {row[name] for row in rows for name in ("file_name", "mask_file_name", "source_file_name")}
+    def clean(self, cases: Iterable[Case]) -> None:
+        """Remove pictures that no case names (of an older plan, of a killed run) and the part files of other plans."""
+        named = {name for case in cases for name in (case.file_name, case.mask_file_name, case.source_file_name)}
         for folder in FOLDERS:
             for path in (self.root / folder).glob("*"):
                 if f"{folder}/{path.name}" not in named:
                     path.unlink()
         for old in self.root.glob("parts-*"):
+            if old == self.folder:
+                continue
             for path in old.glob("*.jsonl"):
                 path.unlink()
             old.rmdir()

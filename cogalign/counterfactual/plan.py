@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -15,9 +14,9 @@ from cogalign.counterfactual.interventions import stream
 from cogalign.counterfactual.located import Located
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
+from cogalign.data.spread import spread_evenly
 from cogalign.recipe import CounterfactualSettings, Intervention
 
-T = TypeVar("T")
 CANDIDATES = 4
 """Backgrounds drawn for a transplant; the next one is tried where the lesion does not fit."""
 
@@ -124,13 +123,6 @@ def make_plan(
         )
     tasks.sort(key=lambda task: positions[task.case.id])
     return Plan(tuple(tasks), dict(left_out.most_common()))
-
-
-def spread_evenly(cases: Sequence[T], limit: int | None) -> list[T]:
-    """At most `limit` of the cases (or ids) at even distances, in order."""
-    if limit is None or limit >= len(cases):
-        return list(cases)
-    return [cases[(2 * k + 1) * len(cases) // (2 * limit)] for k in range(limit)]
 
 
 class Backgrounds:

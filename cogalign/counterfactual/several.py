@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from cogalign.counterfactual.masks import Mask, lesions
+from cogalign.counterfactual.masks import Mask, lesions, pixels_in
 from cogalign.data.case import Box
 
 
@@ -27,7 +27,7 @@ def split_mask(mask: Mask, boxes: Sequence[Box], findings: Collection[str]) -> t
     chosen, rest = np.zeros_like(mask), np.zeros_like(mask)
     seen: set[str] = set()
     for part in lesions(mask, boxes):
-        held = [int(np.count_nonzero(part[box.ymin : box.ymax, box.xmin : box.xmax])) for box in boxes]
+        held = pixels_in(part, boxes)
         if not held or max(held) == 0:
             return None
         finding = boxes[int(np.argmax(held))].finding

@@ -8,23 +8,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 
 from cogalign.counterfactual.gallery import write_gallery
 from cogalign.counterfactual.locate import locate, segmenter_folder
-from cogalign.counterfactual.located import Located
-from cogalign.counterfactual.make import EXPERT
+from cogalign.counterfactual.located import EXPERT, Located
 from cogalign.counterfactual.module import CounterfactualModule, CounterfactualWriter
 from cogalign.counterfactual.parts import Parts, digest, read_left_out
 from cogalign.counterfactual.plan import Plan, make_plan, unsuitable
 from cogalign.counterfactual.quality.stage import grade
+from cogalign.counterfactual.workers import told_of_killed
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
-from cogalign.recipe import INTERVENTIONS, CounterfactualSettings, TrainerSettings
+from cogalign.models.encoder import check_encoder
+from cogalign.recipe import INTERVENTIONS, CounterfactualSettings
 from cogalign.training.context import StageContext
 from cogalign.training.progress import say
-from cogalign.training.trainer import build_trainer
+from cogalign.training.ranks import together
+from cogalign.training.trainer import build_trainer, processes
 
 GALLERY = "gallery.html"
 
@@ -39,7 +40,8 @@ def run(context: StageContext) -> dict[str, Any]:
         `yield` (by intervention), `masks` (by provenance), `quality`, `fill`, `seconds`, `per_second`.
 
     Raises:
-        ValueError: a split is not there, no case can be used, an image or mask is damaged, or the gate left nothing.
+        ValueError: a split is not there, no case can be used, an image or mask is damaged, the encoder cannot be loaded,
+            or the gate left nothing.
         FileNotFoundError: the case set, an image, a mask or the segmenter is missing.
         ChildProcessError: a worker process was killed.
         OSError: the disk is full.
@@ -47,13 +49,18 @@ def run(context: StageContext) -> dict[str, Any]:
     start = time.monotonic()
     settings = context.recipe.counterfactual
     case_set = read_case_set(context.case_set_dir)
+    if settings.pairs is not None:
+        return check_pairs(read_case_set(settings.pairs), case_set)
+    if settings.quality.enabled:
+        check_encoder(settings.quality.encoder, settings.quality.side)  # now, not after hours of making
     located = locate(context, case_set, _candidates(case_set, settings))
     plan = make_plan(case_set, settings, located)
     parts = Parts(context.folder, digest(settings, case_set, located))
     before, trainer, seconds = _make(context, case_set, plan, parts, located)
     made = CaseSet(context.folder, [Case.from_row(row) for row in parts.rows(plan)])
-    graded = grade(context, case_set, made, settings, segmenter_folder(context))
+    graded = grade(context, case_set, made, settings, segmenter_folder(context), located=located)
     rejected = [_with_reasons(case, reasons) for case, reasons in graded.rejected]
+    together()
     if trainer.is_global_zero:
         parts.finish(plan, graded.accepted, rejected)
         write_gallery(
@@ -66,7 +73,8 @@ def run(context: StageContext) -> dict[str, Any]:
             summary=graded.summary,
             masks={name: one.file for name, one in located.items() if one.file and one.provenance != EXPERT},
         )
-    _together()
+        parts.clean([*graded.accepted, *rejected])
+    together()
     result = metrics(graded.accepted, rejected, plan, settings.fill, read_left_out(context.folder))
     result["quality"] = graded.summary
     result["masks"] = dict(Counter(located[task.case.id].provenance for task in plan.tasks if task.case.id in located))
@@ -74,6 +82,22 @@ def run(context: StageContext) -> dict[str, Any]:
     # Making alone: finding masks and grading have their own pace.
     result["per_second"] = round(max(0, len(made.cases) - before) / max(seconds, 1e-9), 1)
     return result
+
+
+def check_pairs(pairs: CaseSet, case_set: CaseSet) -> dict[str, Any]:
+    """Check pairs that were made before, and count them.
+
+    Raises:
+        ValueError: a case is no counterfactual, or not one of a case of this case set.
+    """
+    for case in pairs.cases:
+        if case.intervention not in INTERVENTIONS or case.counterfactual_of not in case_set.by_id:
+            found = f"intervention {case.intervention!r} of {case.counterfactual_of!r}"
+            raise ValueError(
+                f"counterfactual.pairs: {pairs.root}, case {case.id!r}: found {found}, wanted one of "
+                f"{', '.join(INTERVENTIONS)} of a case in {case_set.root}"
+            )
+    return {"n": len(pairs.cases), "pairs": str(pairs.root), "counts": _counts(pairs.cases, pairs.splits)}
 
 
 def _candidates(case_set: CaseSet, settings: CounterfactualSettings) -> list[Case]:
@@ -102,15 +126,8 @@ def _make(
         precision="32-true",
         inference_mode=False,
     )
-    try:
+    with told_of_killed("counterfactual", "what was made"):
         trainer.predict(module, return_predictions=False)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ChildProcessError(
-            "counterfactual: a worker process was killed (out of memory?); what was made is kept, the same command goes "
-            "on; fewer counterfactual.workers need less memory"
-        ) from None
     return before, trainer, time.monotonic() - start
 
 
@@ -120,32 +137,26 @@ def _with_reasons(case: Case, reasons: list[str]) -> Case:
     return replace(case, attributes=case.attributes | {"quality": quality})
 
 
-def _together() -> None:
-    """Wait until all processes of the run are here."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def processes(settings: TrainerSettings) -> int:
-    """Processes on a machine: the recipe's number of devices; one where it leaves that open."""
-    return int(settings.devices) if str(settings.devices).isdigit() else 1
-
-
 def metrics(
     accepted: Sequence[Case], rejected: Sequence[Case], plan: Plan, fill: str, left_out: dict[str, int]
 ) -> dict[str, Any]:
     """What goes into `stage.json` of what was made, accepted and rejected."""
     splits = list(dict.fromkeys(case.split for case in (*accepted, *rejected)))
-    counts = {split: Counter(case.intervention for case in accepted if case.split == split) for split in splits}
     return {
         "n": len(accepted),
         "source_cases": len(plan.tasks),
-        "counts": {split: {name: counts[split][name] for name in INTERVENTIONS} for split in sorted(counts)},
+        "counts": _counts(accepted, splits),
         "left_out": left_out,
         "rejected": dict(Counter(reason for case in rejected for reason in _reasons(case)).most_common()),
         "yield": _yields(accepted, rejected),
         "fill": fill,
     }
+
+
+def _counts(cases: Sequence[Case], splits: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Number of counterfactuals by split, then by intervention."""
+    counts = {split: Counter(case.intervention for case in cases if case.split == split) for split in splits}
+    return {split: {name: counts[split][name] for name in INTERVENTIONS} for split in sorted(counts)}
 
 
 def _reasons(case: Case) -> list[str]:

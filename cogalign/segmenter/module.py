@@ -115,16 +115,22 @@ class SegmenterModule(LightningModule):
         self.catch_up()
         self._clock = time.perf_counter()
 
+    def on_train_end(self) -> None:
+        """Validate after the last step, where the interval does not divide the steps; the net is on its device still."""
+        step = self.trainer.global_step
+        if step == self.steps and step not in self.history:
+            self._validate_now()
+
     @property
     def interval(self) -> int:
-        """Optimizer steps between two validations; the last epoch has one at the latest."""
+        """Optimizer steps between two validations; the last step has one whatever the interval is."""
         return min(self.settings.validate_every, self.settings.epochs) * self.steps_per_epoch
 
     def catch_up(self) -> None:
         """Read the validations up to this step, and do the one that is due at it if it is missing."""
         step = self.trainer.global_step
         self.history = {done: row for done, row in self.read_history().items() if done <= step}
-        if step and step % self.interval == 0 and step not in self.history:
+        if step and (step % self.interval == 0 or step == self.steps) and step not in self.history:
             self._validate_now()
 
     def _validate_now(self) -> None:

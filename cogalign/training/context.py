@@ -39,7 +39,8 @@ class StageContext:
     @property
     def counterfactual_dir(self) -> Path:
         """Folder of the case set of pairs."""
-        return self.run_dir / "counterfactual"
+        made_before = self.recipe.counterfactual.pairs
+        return Path(made_before) if made_before else self.run_dir / "counterfactual"
 
     def checkpoint(self, role: ModelRole | str) -> Path | None:
         """Weights of one of the run's models.

@@ -28,6 +28,8 @@ class StageFile:
     stage: str
     digest: str
     """Of the settings and of the inputs' digests; another digest means that the results are out of date."""
+    work: str = ""
+    """The same without the settings that come in after the stage's long work; if it stays, that work is used again."""
     status: Status = "running"
     started: str = ""
     """ISO 8601, UTC."""

@@ -33,6 +33,11 @@ def uses_gpu(settings: TrainerSettings) -> bool:
     return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
+def processes(settings: TrainerSettings) -> int:
+    """Processes on a machine for work on the CPU: the recipe's number of devices; one where it leaves that open."""
+    return int(settings.devices) if str(settings.devices).isdigit() else 1
+
+
 def resolve_precision(settings: TrainerSettings) -> str:
     """Lightning's name of the precision: `auto` is bf16-mixed on a GPU with bfloat16, else 32-true."""
     if settings.precision != "auto":

@@ -274,3 +274,42 @@ def test_the_recipes_own_model_answers_in_this_process() -> None:
     first, second = (grounder.ask(images, ["Where?", "Where?"]) for _ in range(2))
     assert first == second and len(first) == 2 and all(isinstance(answer, str) for answer in first)
     assert grounder.ask([], []) == []
+
+
+def test_the_blanks_around_a_key_are_not_sent(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_KEY", " sk-secret-1\n")
+    endpoint.script = [says("ok")]
+    assert ask(endpoint) == ["ok"]
+    assert endpoint.keys == ["Bearer sk-secret-1"]
+
+
+@pytest.mark.parametrize("key", ["", " \n", "sk-sec\nret", "sk-s\u00e9cret", "sk-sec\x7fret", "sk sec"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_told(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TEST_KEY", key)
+    endpoint.script = [says("ok")]
+    with pytest.raises(GroundingError, match="environment variable TEST_KEY: found") as caught:
+        ask(endpoint)
+    assert "sk" not in str(caught.value) and not endpoint.requests
+    assert isinstance(caught.value, OSError)
+
+
+def test_what_the_client_says_of_an_illegal_header_is_never_told(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grounding_client, "read_key", lambda variable: "sk-secret-1\n")  # as if one slipped through
+    with pytest.raises(GroundingError, match="LocalProtocolError") as caught:
+        ask(endpoint, retries=0)
+    assert "secret" not in str(caught.value)
+
+
+def test_without_a_key_none_is_sent(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEST_KEY")
+    endpoint.script = [says("ok")]
+    assert ask(endpoint) == ["ok"] and endpoint.keys == [None]
+
+
+def test_an_address_that_is_none_is_an_error_that_names_the_key_of_the_recipe() -> None:
+    with pytest.raises(GroundingError, match=r"counterfactual\.masks\.grounding\.url: found 'http://a:b:c'"):
+        EndpointGrounder(GroundingSettings(url="http://a:b:c", model="seer"))

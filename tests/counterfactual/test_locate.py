@@ -272,3 +272,33 @@ def test_two_ranks_share_the_work_and_find_the_same(data: Path, tmp_path: Path) 
     assert listed(tmp_path / "one") == listed(tmp_path / "two")
     ranks = [path.name for path in (tmp_path / "two/counterfactual/located").glob("*.jsonl")]
     assert len(ranks) == 2
+
+
+def test_a_damaged_image_in_a_worker_is_one_line_and_what_was_found_is_kept(data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(data, tmp_path / "copy")
+    _, cases = with_lesions(data)
+    victim = tmp_path / "copy" / cases[3].file_name
+    victim.write_bytes(victim.read_bytes()[:200])
+    with pytest.raises(ValueError, match=victim.name) as caught:
+        run(tmp_path / "copy", tmp_path / "out", workers=1)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+    lines = next((tmp_path / "out/counterfactual/located").glob("*.jsonl")).read_text().splitlines()
+    assert len(lines) == min(locate_file.BATCH, len(cases)) - 1
+
+
+def test_an_endpoint_that_cannot_be_reached_is_one_line_on_the_command_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cogalign.cli import main
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"name: deaf\nout: {tmp_path / 'out'}\ndata: {{case_set: {data}}}\nstages: [counterfactual]\n"
+        "trainer: {accelerator: cpu}\ncounterfactual:\n  quality: {enabled: false}\n  masks:\n"
+        "    evidence: [grounding]\n    grounding: {url: 'http://127.0.0.1:9/v1', model: seer, retries: 0}\n"
+    )
+    assert main(["counterfactual", str(recipe)]) == 1
+    said = capsys.readouterr().err
+    assert "cogalign: error: http://127.0.0.1:9/v1 failed" in said and "Traceback" not in said

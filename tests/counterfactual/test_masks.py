@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogalign.counterfactual import masks
-from cogalign.counterfactual.masks import highlights
+from cogalign.counterfactual.masks import highlights, lesions, pixels_in
 from cogalign.data.case import Box
 
 
@@ -129,3 +129,19 @@ def test_highlights_are_what_is_nearly_white_with_a_margin() -> None:
     image[30, 30] = (250, 60, 60)
     found = highlights(image)
     assert found[8:15, 8:15].all() and found.sum() == 49
+
+
+def test_a_box_that_reaches_beyond_the_image_keeps_its_spots_together() -> None:
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[2:5, 0:4] = mask[10:13, 2:6] = mask[30:34, 30:34] = True
+    found = lesions(mask, (Box("polyp", -5, -5, 8, 15), Box("polyp", 28, 28, 60, 60)))
+    assert [int(part.sum()) for part in found] == [24, 16]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.tuples(*[st.integers(-30, 60)] * 4))
+def test_pixels_are_counted_where_box_and_image_meet(sides: tuple[int, int, int, int]) -> None:
+    box = Box("polyp", *sides)
+    rows, columns = np.mgrid[:20, :30]
+    inside = (rows >= box.ymin) & (rows < box.ymax) & (columns >= box.xmin) & (columns < box.xmax)
+    assert pixels_in(np.ones((20, 30), dtype=bool), [box]) == [int(inside.sum())]

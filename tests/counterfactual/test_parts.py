@@ -48,6 +48,7 @@ def finish(parts: Parts, rejected: tuple[str, ...] = ()) -> None:
     parts.finish(
         PLAN, [case for case in made if case.id not in rejected], [case for case in made if case.id in rejected]
     )
+    parts.clean(made)
 
 
 def test_finish_joins_all_ranks_in_the_plans_order_and_cleans_up(tmp_path: Path) -> None:
@@ -61,7 +62,8 @@ def test_finish_joins_all_ranks_in_the_plans_order_and_cleans_up(tmp_path: Path)
     assert read_left_out(tmp_path) == {"no mask": 2}
     names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     assert names == ["0-control.png", "0-control.png", "0-removal.png", "0-removal.png", "0.png", "left_out.json",
-                     "metadata.jsonl", "rejected.jsonl"]  # fmt: skip
+                     "metadata.jsonl", "rank-0.jsonl", "rank-1.jsonl", "rejected.jsonl"]  # fmt: skip
+    assert not (tmp_path / "parts-old").exists()
 
 
 def test_what_the_gate_rejects_is_kept_apart_with_its_pictures(tmp_path: Path) -> None:

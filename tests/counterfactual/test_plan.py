@@ -5,7 +5,7 @@ import pytest
 
 from cogalign.counterfactual.interventions import stream
 from cogalign.counterfactual.located import Located
-from cogalign.counterfactual.plan import Backgrounds, compatible, exclusion, make_plan, spread_evenly
+from cogalign.counterfactual.plan import Backgrounds, compatible, exclusion, make_plan
 from cogalign.data.case import Box, Case
 from cogalign.data.caseset import CaseSet
 from cogalign.recipe import CounterfactualSettings
@@ -97,9 +97,6 @@ def test_files_are_named_by_position_and_ids_by_what_was_done() -> None:
 
 
 def test_limit_is_spread_evenly_and_counted() -> None:
-    assert spread_evenly(range(10), 3) == [1, 5, 8]
-    assert spread_evenly(range(3), 9) == [0, 1, 2]
-    assert spread_evenly(range(3), 0) == []
     cases = [case(k) for k in range(10)] + [case(k, split="test") for k in range(10, 20)]
     plan = make_plan(CaseSet(Path("x"), cases), CounterfactualSettings(limit=3))
     assert [task.case.id for task in plan.tasks] == ["c1", "c5", "c8", "c11", "c15", "c18"]

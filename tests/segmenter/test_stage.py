@@ -182,3 +182,12 @@ def test_without_a_split_validation_it_says_so(data: Path, tmp_path: Path) -> No
     only_train = CaseSet(case_set.root, case_set.split("train"))
     with pytest.raises(ValueError, match="no split 'validation'"):
         stage.train(context(data, tmp_path), only_train)
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(data: Path, tmp_path: Path) -> None:
+    where = context(data, tmp_path, epochs=3, validate_every=2, checkpoint_every=3)
+    module, _, trainer = stage.train(where, read_case_set(data))
+    assert [row["epoch"] for row in module.read_history().values()] == [2.0, 3.0]
+    assert list(module.read_history()) == [2 * module.steps_per_epoch, trainer.global_step]
+    metrics = list(csv.DictReader((where.folder / "metrics.csv").open()))
+    assert len([row for row in metrics if row["eval_dice"]]) == 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogalign.training.atomic import atomic_file, readable, write_json, write_text
+from cogalign.training.atomic import append_lines, atomic_file, readable, write_json, write_text
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -67,3 +67,15 @@ def test_files_of_a_checkpoint_get_the_permissions_of_new_files(tmp_path: Path) 
     finally:
         os.umask(before)
     assert weights.stat().st_mode & 0o777 == 0o644
+
+
+def test_lines_are_added_after_what_a_killed_run_left(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rank-0.jsonl"
+    append_lines(path, [{"id": "é"}, {"id": "b"}])
+    append_lines(path, [{"id": "c"}])
+    with open(path, "ab") as file:
+        file.write(b'{"id": "cut o')
+    append_lines(path, [{"id": "d"}])
+    assert path.read_text(encoding="utf-8").splitlines() == [
+        '{"id": "é"}', '{"id": "b"}', '{"id": "c"}', '{"id": "cut o', '{"id": "d"}'
+    ]  # fmt: skip

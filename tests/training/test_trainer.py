@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cogalign.recipe import Recipe, TrainerSettings
-from cogalign.training.trainer import build_trainer, resolve_precision, uses_gpu
+from cogalign.training.trainer import build_trainer, processes, resolve_precision, uses_gpu
 
 
 def test_the_trainer_has_none_of_lightnings_own_checkpoints_bars_and_samplers(tmp_path: Path) -> None:
@@ -42,3 +42,8 @@ def test_threads_are_set(tmp_path: Path) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("devices", "wanted"), [("auto", 1), ("3", 3), (2, 2)])
+def test_work_on_the_cpu_has_as_many_processes_as_devices(devices: int | str, wanted: int) -> None:
+    assert processes(TrainerSettings(devices=devices)) == wanted

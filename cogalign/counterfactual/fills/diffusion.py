@@ -40,7 +40,7 @@ def diffusion(model: str) -> FillFunction:
 
     Returns:
         (image, alpha, sigma, hidden, generator) -> image. It raises ValueError (the mask is empty, or covers the whole
-        image; the model is no inpainting pipeline) and ImportError (diffusers is not installed).
+        image; the model is no inpainting pipeline; diffusers is not installed).
     """
 
     def fill(image: Image, alpha: Alpha, sigma: float, hidden: Mask | None, rng: np.random.Generator) -> Image:
@@ -59,13 +59,15 @@ def load_pipeline(model: str) -> Any:
     """The inpainting pipeline of a hub id or folder, on the GPU where there is one; kept for the process.
 
     Raises:
-        ImportError: diffusers is not installed.
-        ValueError: there is no such model, it has no safetensors, or it cannot inpaint.
+        ValueError: diffusers is not installed or lacks a package, there is no such model, it has no safetensors, or it cannot inpaint.
     """
     try:
         diffusers = import_module("diffusers")
     except ImportError as error:
-        raise ImportError("fill: diffusion needs diffusers: pip install cogalign[diffusion]") from error
+        raise ValueError(
+            f"counterfactual.fill: diffusion needs the package diffusers, which cannot be imported ({error}): "
+            "pip install cogalign[diffusion]"
+        ) from error
     import torch
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
@@ -77,7 +79,7 @@ def load_pipeline(model: str) -> Any:
             use_safetensors=True,
             local_files_only=HF_HUB_OFFLINE,
         )
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:  # diffusers imports its parts at first use
         raise ValueError(
             f"counterfactual.diffusion_model: found {model!r}, wanted an inpainting pipeline of diffusers with "
             f"safetensors ({error})"

@@ -13,7 +13,7 @@ import numpy as np
 from cogalign.counterfactual import interventions as do
 from cogalign.counterfactual.interventions import Operator, stream
 from cogalign.counterfactual.masks import Image, Mask, area_problem, outside_box
-from cogalign.counterfactual.plan import spread_evenly, unsuitable
+from cogalign.counterfactual.plan import unsuitable
 from cogalign.counterfactual.quality.compare_files import write_comparison
 from cogalign.counterfactual.quality.gate import failures
 from cogalign.counterfactual.quality.judge import Known, Row, measure_rows, set_measures
@@ -33,6 +33,7 @@ from cogalign.counterfactual.quality.views import (
 )
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.data.spread import spread_evenly
 from cogalign.models.encoder import FrozenEncoder
 from cogalign.recipe import CounterfactualSettings, Fill, QualitySettings
 from cogalign.training.context import StageContext
@@ -87,7 +88,7 @@ def compare_fills(
     splits = set(settings.splits)
     normals = spread_evenly([case for case in case_set.cases if case.is_normal and case.split in splits], NORMALS)
     device = encoder_device(context.recipe.trainer, 0)
-    encoder = FrozenEncoder(settings.quality.encoder, settings.quality.side, device)
+    encoder = FrozenEncoder(settings.quality.encoder, settings.quality.side, device, settings.quality.batch_size)
     finder = None if segmenter is None else load_segmenter(segmenter, device)
     operators = {fill: replace(operator_of(settings), fill=fill) for fill in fills}
     run = _Run()

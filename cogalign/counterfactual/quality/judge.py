@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from cogalign.counterfactual.plan import spread_evenly
 from cogalign.counterfactual.quality.probes import (
     LEAST,
     Estimate,
@@ -21,6 +20,7 @@ from cogalign.counterfactual.quality.realism import Normals, kid
 from cogalign.counterfactual.quality.table import Table
 from cogalign.counterfactual.quality.views import Role
 from cogalign.data.case import Case
+from cogalign.data.spread import spread_evenly
 from cogalign.recipe import QualitySettings
 
 MOST = 1500

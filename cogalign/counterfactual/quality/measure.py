@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader, Dataset
 
 from cogalign.counterfactual.interventions import Operator
-from cogalign.counterfactual.masks import Image, Mask
-from cogalign.counterfactual.plan import spread_evenly
+from cogalign.counterfactual.located import Located, mask_of
+from cogalign.counterfactual.masks import Image, Mask, cut_box, outside_box
 from cogalign.counterfactual.quality.patches import largest_part
 from cogalign.counterfactual.quality.table import TableParts
 from cogalign.counterfactual.quality.views import (
@@ -31,14 +31,16 @@ from cogalign.counterfactual.quality.views import (
     source_views,
     without_edge,
 )
+from cogalign.counterfactual.workers import Failed, loader, raise_failed, sound
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
+from cogalign.data.spread import spread_evenly
 from cogalign.models.encoder import FrozenEncoder
 from cogalign.recipe import CounterfactualSettings
 from cogalign.training.progress import track
 from cogalign.training.seeding import derive_seed
 
-VERSION = 1
+VERSION = 2
 """Raised when the same settings would give other measures."""
 BATCH = 8
 """Units measured between two writes."""
@@ -97,14 +99,24 @@ class Units(Dataset[Read]):
         units: what is read.
         operator: fill and widths, for the fill on normals.
         seed: of the free places and of the shapes on normals.
+        located: masks by case id, for cases whose mask is not the case set's own.
     """
 
-    def __init__(self, case_set: CaseSet, made: CaseSet, units: Sequence[Unit], operator: Operator, seed: int) -> None:
+    def __init__(
+        self,
+        case_set: CaseSet,
+        made: CaseSet,
+        units: Sequence[Unit],
+        operator: Operator,
+        seed: int,
+        located: Mapping[str, Located],
+    ) -> None:
         self.case_set = case_set
         self.made = made
         self.units = units
         self.operator = operator
         self.seed = seed
+        self.located = located
 
     def __len__(self) -> int:
         return len(self.units)
@@ -127,7 +139,8 @@ class Units(Dataset[Read]):
         edits = tuple(self._edit(row, source) for row in unit.rows)
         lesion = next((edit.touched for edit in edits if edit.intervention == "removal" and not edit.partial), None)
         if lesion is None:
-            lesion = self.case_set.mask(unit.case)
+            whole = mask_of(self.case_set, unit.case, self.located)
+            lesion = None if whole is None else outside_box(source, whole)
         views, side = Views(), None
         if lesion is not None and lesion.any():
             rng = np.random.default_rng(derive_seed(self.seed, "free", unit.case.id))
@@ -145,8 +158,9 @@ class Units(Dataset[Read]):
         focus = None
         if row.intervention == "transplant" and row.boxes:
             focus = np.zeros_like(touched)
-            box = max(row.boxes, key=lambda box: (box.xmax - box.xmin) * (box.ymax - box.ymin))
-            focus[max(0, box.ymin) : box.ymax, max(0, box.xmin) : box.xmax] = True
+            cut = [box for box in (cut_box(box, touched.shape) for box in row.boxes) if box is not None]
+            for xmin, ymin, xmax, ymax in sorted(cut, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))[-1:]:
+                focus[ymin:ymax, xmin:xmax] = True
         image = np.asarray(self.made.image(row))
         return Edit(row.id, row.intervention or "", image, ground, touched, focus, "removed" in row.attributes)
 
@@ -195,23 +209,24 @@ class QualityModule(LightningModule):
         """Every `world_size`-th unit, from this rank's on."""
         data = self.data
         own = data.units[self.trainer.global_rank :: self.trainer.world_size]
-        share = Units(data.case_set, data.made, own, data.operator, data.seed)
-        return DataLoader(share, batch_size=BATCH, collate_fn=list, num_workers=self.workers)
+        share = Units(data.case_set, data.made, own, data.operator, data.seed, data.located)
+        return loader(share, self.workers, BATCH)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Pictures stay on the CPU; the encoder moves what it needs."""
         return batch
 
-    def predict_step(self, batch: list[Read], batch_idx: int) -> tuple[list[str], Views, Any]:
+    def predict_step(self, batch: list[Read | Failed], batch_idx: int) -> tuple[list[str], Views, Any]:
         """Names of the units, their views and the features of all pictures."""
         views = Views()
-        for read in batch:
+        reads = sound(batch)
+        for read in reads:
             if self._segmenter is not None:
                 for case_id, values in residuals(read.edits, self._segmenter).numbers.items():
                     read.views.note(case_id, **values)
             views.add(read.views)
         features = self._encoder.features([picture for _, _, picture in views.pictures])
-        return [read.unit.name for read in batch], views, features
+        return [read.unit.name for read in reads], views, features
 
 
 class QualityWriter(BasePredictionWriter):
@@ -241,12 +256,18 @@ class QualityWriter(BasePredictionWriter):
         pl_module: LightningModule,
         prediction: tuple[list[str], Views, Any],
         batch_indices: Sequence[int] | None,
-        batch: list[Read],
+        batch: list[Read | Failed],
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write what was measured of a batch."""
-        self.parts.write(*prediction)
+        """Write what was measured of a batch.
+
+        Raises:
+            OSError, ValueError: a unit of this batch could not be read; what was measured of the others is kept.
+        """
+        if prediction[0]:
+            self.parts.write(*prediction)
+        raise_failed(batch)
         for _ in batch:
             next(self._progress, None)
 

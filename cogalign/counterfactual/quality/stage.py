@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cogalign.counterfactual.interventions import Operator
+from cogalign.counterfactual.located import Located
 from cogalign.counterfactual.quality.gate import failures
 from cogalign.counterfactual.quality.judge import Known, Row, measure_rows, set_measures
 from cogalign.counterfactual.quality.measure import (
@@ -19,13 +21,15 @@ from cogalign.counterfactual.quality.measure import (
 )
 from cogalign.counterfactual.quality.summary import summarise, write_summary
 from cogalign.counterfactual.quality.table import TableParts
+from cogalign.counterfactual.workers import told_of_killed
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.models.encoder import FrozenEncoder
 from cogalign.recipe import CounterfactualSettings, TrainerSettings
 from cogalign.training.context import StageContext
 from cogalign.training.progress import say
-from cogalign.training.trainer import build_trainer, uses_gpu
+from cogalign.training.ranks import is_first
+from cogalign.training.trainer import build_trainer, processes, uses_gpu
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,13 @@ def grade(
     made: CaseSet,
     settings: CounterfactualSettings,
     segmenter: Path | None = None,
+    *,
+    located: Mapping[str, Located] | None = None,
 ) -> Graded:
     """Measure all counterfactuals and tell which are good enough; writes `quality.json`, `.csv`, `.md` and `.svg`.
 
-    An interrupted call goes on where it stopped; the part files stay, so that other limits need no new measuring. All ranks call it; all get the same result, the first one writes.
+    An interrupted call goes on where it stopped; the part files stay, so that other limits need no new measuring. All
+    ranks call it; all get the same result, the first one writes.
 
     Args:
         context: recipe and folders; the results go into `context.folder`.
@@ -62,9 +69,12 @@ def grade(
         made: the counterfactuals: rows and the folder with their pictures.
         settings: stage 2's settings.
         segmenter: folder of a trained segmenter, or None: then what it would measure is None.
+        located: masks by case id, for cases whose mask is not the case set's own.
 
     Raises:
         FileNotFoundError, ValueError: a picture is missing or unreadable, or the encoder cannot be loaded.
+        ChildProcessError: a worker process was killed.
+        RuntimeError: a case was not measured: the ranks do not see one another's files.
         OSError: the disk is full.
     """
     if not settings.quality.enabled:
@@ -76,10 +86,15 @@ def grade(
     if before.units:
         say(f"quality: going on, {len(units) - len(opened)} of {len(units)} cases were measured before")
     if opened:
-        _measure(
-            context, Units(case_set, made, opened, operator_of(settings), settings.seed), parts, settings, segmenter
-        )
+        data = Units(case_set, made, opened, operator_of(settings), settings.seed, located or {})
+        _measure(context, data, parts, settings, segmenter)
     table = parts.read()
+    missing = [unit.name for unit in units if unit.name not in table.units]
+    if missing:
+        raise RuntimeError(
+            f"{parts.folder}: {len(missing)} of {len(units)} cases were not measured, the first {missing[0]!r}; do all "
+            "processes see this folder, and have they the same recipe?"
+        )
     rows = [Row.of(case) for case in made.cases]
     known = Known(
         {unit.case.id: unit.case for unit in units if unit.rows},
@@ -89,7 +104,7 @@ def grade(
     accepted, rejected = _sort(made, quality, settings)
     summary = summarise(accepted, rejected, settings) | notes
     summary["set"] = {settings.fill: set_measures(table, rows, known, settings.quality)}
-    if _is_first():
+    if is_first():
         parts.remove_others()
         write_summary(summary, [*accepted, *(case for case, _ in rejected)], settings, context.folder)
     return Graded(accepted, rejected, summary)
@@ -122,7 +137,7 @@ def _measure(
         folder=context.folder,
         callbacks=[QualityWriter(parts, len(data))],
         accelerator="cpu",
-        devices=int(trainer_settings.devices) if str(trainer_settings.devices).isdigit() else 1,
+        devices=processes(trainer_settings),
         precision="32-true",
         inference_mode=False,
     )
@@ -130,10 +145,11 @@ def _measure(
     quality = settings.quality
 
     def encoder() -> FrozenEncoder:
-        return FrozenEncoder(quality.encoder, quality.side, device)
+        return FrozenEncoder(quality.encoder, quality.side, device, quality.batch_size)
 
     find = None if segmenter is None else (lambda: load_segmenter(segmenter, device))
-    trainer.predict(QualityModule(data, encoder, find, settings.workers), return_predictions=False)
+    with told_of_killed("quality", "what was measured"):
+        trainer.predict(QualityModule(data, encoder, find, settings.workers), return_predictions=False)
 
 
 def encoder_device(settings: TrainerSettings, rank: int) -> str:
@@ -141,11 +157,3 @@ def encoder_device(settings: TrainerSettings, rank: int) -> str:
     import torch
 
     return f"cuda:{rank % torch.cuda.device_count()}" if uses_gpu(settings) else "cpu"
-
-
-def _is_first() -> bool:
-    """Whether this process is the one that writes."""
-    import torch
-
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return not distributed or torch.distributed.get_rank() == 0

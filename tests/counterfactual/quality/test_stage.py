@@ -1,6 +1,9 @@
 """The gate on phantoms: real pictures, the real encoder at a small side."""
 
 import json
+import os
+import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 
 from cogalign.counterfactual import interventions as do
 from cogalign.counterfactual.interventions import Operator, stream
+from cogalign.counterfactual.located import Located, write_mask
 from cogalign.counterfactual.plan import unsuitable
 from cogalign.counterfactual.quality import measure
 from cogalign.counterfactual.quality.compare import compare_fills
@@ -162,3 +166,91 @@ def test_fills_are_compared_on_the_same_cases(data: CaseSet, tmp_path: Path) -> 
     assert white["yield"]["value"] < smooth["yield"]["value"]
     for name in ("fills.json", "fills.csv", "fills.md", "fills.svg", "fills.png"):
         assert (tmp_path / "fills" / name).stat().st_size > 100
+
+
+def damaged(made: CaseSet, folder: Path) -> CaseSet:
+    """A copy of the made counterfactuals whose tenth picture is cut off."""
+    shutil.copytree(made.root, folder)
+    copy = read_case_set(folder)
+    victim = folder / copy.cases[9].file_name
+    victim.write_bytes(victim.read_bytes()[:100])
+    return copy
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_one_line_and_what_was_measured_is_kept(
+    data: CaseSet, made: CaseSet, tmp_path: Path, workers: int
+) -> None:
+    copy = damaged(made, tmp_path / "copy")
+    here = context(data, tmp_path)
+    here.recipe.counterfactual.workers = workers
+    with pytest.raises(ValueError, match=Path(copy.cases[9].file_name).name) as caught:
+        grade(here, data, copy, here.recipe.counterfactual)
+    assert "Traceback" not in str(caught.value)
+    folder = next((tmp_path / "counterfactual").glob("quality-*"))
+    measured = TableParts(tmp_path / "counterfactual", folder.name.removeprefix("quality-")).read().units
+    assert len(measured) == measure.BATCH - 1
+
+
+def test_a_killed_worker_is_told_of_and_the_next_call_goes_on(
+    data: CaseSet, made: CaseSet, first: tuple[Graded, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = measure.Units.__getitem__
+
+    def killed(self: measure.Units, index: int) -> measure.Read:
+        if index == measure.BATCH + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, index)
+
+    here = context(data, tmp_path)
+    here.recipe.counterfactual.workers = 1
+    monkeypatch.setattr(measure.Units, "__getitem__", killed)  # the worker is forked from this process
+    with pytest.raises(
+        ChildProcessError, match=r"quality: a worker process was killed .* fewer counterfactual\.workers"
+    ):
+        grade(here, data, made, here.recipe.counterfactual)
+    monkeypatch.undo()
+    assert grade(here, data, made, here.recipe.counterfactual) == first[0]
+
+
+def test_a_case_that_was_not_measured_never_passes_the_gate_in_silence(
+    data: CaseSet, made: CaseSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, lost = TableParts.write, f"case {made.cases[0].counterfactual_of}"
+
+    def elsewhere(self: TableParts, units: list[str], views: Views, features: Any) -> None:
+        if lost not in units:
+            real(self, units, views, features)
+
+    monkeypatch.setattr(TableParts, "write", elsewhere)
+    with pytest.raises(RuntimeError, match=f"cases were not measured, the first '{lost}'"):
+        graded(data, made, tmp_path)
+
+
+def test_a_mask_that_was_found_tells_where_the_lesion_is(data: CaseSet, made: CaseSet, tmp_path: Path) -> None:
+    controls = CaseSet(made.root, [case for case in made.cases if case.intervention == "control"][:1])
+    name = controls.cases[0].counterfactual_of or ""
+    mask = data.mask(data.by_id[name])
+    assert mask is not None
+    write_mask(tmp_path / "found.png", mask)
+    bare = CaseSet(data.root, [replace(case, mask_file_name=None) for case in data.cases])
+    unit = measure.Unit(f"case {name}", bare.by_id[name], tuple(controls.cases))
+
+    def shown(source: CaseSet, located: dict[str, Located]) -> list[tuple[str, str]]:
+        one = replace(unit, case=source.by_id[name])
+        read = measure.Units(source, controls, [one], Operator("white"), 3, located)[0]
+        return [(role, of) for role, of, _ in read.views.pictures]
+
+    found = {name: Located(tmp_path / "found.png", "box+grabcut", 0.8)}
+    assert shown(bare, found) == shown(data, {})
+    assert ("before", name) in shown(bare, found) and ("before", name) not in shown(bare, {})
+
+
+def test_the_recipes_batch_size_is_used(
+    data: CaseSet, made: CaseSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    real = FrozenEncoder._encode
+    monkeypatch.setattr(FrozenEncoder, "_encode", lambda self, batch: (seen.append(len(batch)), real(self, batch))[1])
+    graded(data, CaseSet(made.root, made.cases[:8]), tmp_path, batch_size=5)
+    assert max(seen) == 5 and seen.count(5) > 2

@@ -1,0 +1,21 @@
+"""The processes of a run: whether there are several, which one writes, and where they wait for one another."""
+
+from __future__ import annotations
+
+import torch
+
+
+def is_distributed() -> bool:
+    """Whether this process already is one of several that know of one another."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what all have made."""
+    return not is_distributed() or torch.distributed.get_rank() == 0
+
+
+def together() -> None:
+    """Wait until all processes of the run are here; without others there is nothing to wait for."""
+    if is_distributed():
+        torch.distributed.barrier()
