@@ -15,6 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "kvasir-cpu.yaml"
 # A few photographs of each finding and a step or two of each stage: whether it runs, not what it learns.
 SHORT = {
+    "segmenter.epochs": 1,
+    "segmenter.side": 64,
+    "counterfactual.quality.side": 64,
+    "counterfactual.quality.bootstrap": 50,
     "sft.steps": 2,
     "sft.batch_size": 4,
     "sft.validation_limit": 2,
@@ -62,7 +66,7 @@ def test_runs_to_the_end_on_photographs(realdata: Path, tmp_path: Path) -> None:
     words = [f"--{key}={value}" for key, value in overrides.items()]
     assert main(["run", str(RECIPE), *words]) == 0
     stages = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["stages"]
-    assert {stage["status"] for stage in stages.values()} == {"finished"} and len(stages) == 7
+    assert {stage["status"] for stage in stages.values()} == {"finished"} and len(stages) == 8
     assert {case.dataset for case in read_case_set(tmp_path / "data").cases} == DATA_SETS
     made = stages["counterfactual"]["metrics"]["counts"]
     assert all(made[split][kind] > 0 for split in ("train", "test") for kind in ("removal", "control", "transplant"))

@@ -195,7 +195,8 @@ def set_measures(
 
     `leakage_auc_image`: removals against real normals; `leakage_auc_image_same`: only normals of the sources' own data
     sets; `leakage_auc_patch`: filled against untouched patches of the same images; `leakage_auc_patch_control`: the
-    same with the controls' patches; `leakage_auc_paired` and `leakage_auc_paired_patch`: normals with the fill against
+    same with the controls' patches; `leakage_auc_transplant`: transplanted lesions against lesions where they grew, with
+    the mucosa around them; `leakage_auc_paired` and `leakage_auc_paired_patch`: normals with the fill against
     the same normals without, whole and only the place; `kid_image`: removals against normals; `kid_patch`: filled
     against untouched patches.
 
@@ -224,6 +225,7 @@ def set_measures(
 
     removals = [row.id for row in rows if row.intervention == "removal" and not row.partial]
     controls = [row.id for row in rows if row.intervention == "control"]
+    transplants = [row.id for row in rows if row.intervention == "transplant"]
     normals, filled = list(known.normals), [case_id + suffix for case_id in known.normals]
     images, real = of("image", removals), of("normal", normals)
     free = of("free", list(dict.fromkeys(source_of.values())))
@@ -235,6 +237,9 @@ def set_measures(
         "leakage_auc_image_same": compare(images, of("normal", known.same_data_sets)) if known.confounded else None,
         "leakage_auc_patch": compare(crops, free),
         "leakage_auc_patch_control": compare(of("crop", controls), free),
+        "leakage_auc_transplant": compare(
+            of("crop", transplants), of("before", list(dict.fromkeys(source_of.values())))
+        ),
         "leakage_auc_paired": compare(of("filled", filled, cut), of("normal", with_fill)),
         "leakage_auc_paired_patch": compare(of("filled_place", filled, cut), of("place", with_fill)),
         "kid_image": distance(images, real),

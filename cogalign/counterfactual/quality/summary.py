@@ -32,6 +32,7 @@ NAMES = {
     "leakage_auc_image_same": "the same, normals of the sources' data sets only",
     "leakage_auc_patch": "leakage AUC, filled against untouched patches",
     "leakage_auc_patch_control": "the same, patches of controls",
+    "leakage_auc_transplant": "leakage AUC, transplanted lesions against lesions where they grew",
     "leakage_auc_paired": "leakage AUC, normals with and without the fill, images",
     "leakage_auc_paired_patch": "the same, patches",
     "kid_image": "KID, removals against normals",

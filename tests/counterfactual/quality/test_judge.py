@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cogalign.counterfactual.quality.judge import Known, Row, lesion_classifier, measure_rows
+from cogalign.counterfactual.quality.judge import Known, Row, lesion_classifier, measure_rows, set_measures
 from cogalign.counterfactual.quality.table import Table
 from cogalign.data.case import Case
 from cogalign.recipe import QualitySettings
@@ -75,3 +75,17 @@ def test_without_enough_pairs_of_crops_there_is_no_classifier() -> None:
     table, _, known = world()
     few = Known({name: known.sources[name] for name in ("c1", "c2")}, known.normals)
     assert lesion_classifier(table, few, SETTINGS) is None
+
+
+def test_transplants_that_look_like_lesions_in_place_leak_nothing_and_odd_ones_do() -> None:
+    found = []
+    for shift in (0.0, 8.0):
+        table, rows, known = world()
+        rng = np.random.default_rng(1)
+        moved = [Row(f"{row.source}-transplant", row.source, "transplant") for row in rows]
+        features = [drawn(rng, 3 + shift, 6.0 if number % 3 == 0 else 0.0) for number in range(60)]
+        table.add_rows((), [("crop", row.id) for row in moved], {}, np.stack(features))
+        found.append(set_measures(table, [*rows, *moved], known, SETTINGS)["leakage_auc_transplant"]["value"])
+    assert found[0] < 0.65 and found[1] > 0.95
+    table, rows, known = world()
+    assert set_measures(table, rows, known, SETTINGS)["leakage_auc_transplant"] is None
