@@ -100,6 +100,7 @@ class QualitySettings:
     def __post_init__(self) -> None:
         _require(self.folds >= 2, "counterfactual.quality.folds", self.folds, "at least 2")
         _require(self.side >= 32, "counterfactual.quality.side", self.side, "at least 32 pixels")
+        _require(self.batch_size >= 1, "counterfactual.quality.batch_size", self.batch_size, "at least 1")
 
 
 @dataclass
@@ -149,5 +150,8 @@ class CounterfactualSettings:
         _require(0 < self.min_area < self.max_area <= 1, "counterfactual.min_area", self.min_area,
                  f"a share in (0, max_area = {self.max_area})")  # fmt: skip
         _require(self.sigma > 0, "counterfactual.sigma", self.sigma, "a positive number")
+        _require(self.feather >= 0, "counterfactual.feather", self.feather, "0 or more")
+        _require(self.dilate >= 0, "counterfactual.dilate", self.dilate, "0 or more")
+        _require(self.workers >= 0, "counterfactual.workers", self.workers, "0 or more")
         _require(self.fill != "diffusion" or self.diffusion_model is not None, "counterfactual.diffusion_model",
                  self.diffusion_model, "a hub id or a folder, since fill is diffusion")  # fmt: skip
