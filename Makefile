@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-quickstart: setup ## environment, then the whole method on phantoms (about 7 minutes on 2 cores)
+quickstart: setup ## environment, then the whole method on phantoms (about 8 minutes on 2 cores)
 	$(BIN)/cogalign run $(RECIPE) --out $(OUT)
 	@echo "report: $(OUT)/report.html (open it in a browser)"
 	@echo "model:  $(OUT)/export/model"
