@@ -6,7 +6,8 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -266,12 +267,10 @@ def _predict(arguments: list[str]) -> int:
 
 def _benchmark(arguments: list[str]) -> int:
     """`cogalign benchmark RECIPE [--key.subkey value ...] [--steps K] [--json FILE]`."""
-    parser = _recipe_parser("benchmark")
-    if "-h" in arguments or "--help" in arguments:
-        parser.print_help()
+    found = _recipe_and_options("benchmark", arguments, BENCHMARK_OPTIONS)
+    if found is None:
         return 0
-    given, rest = _take_options(arguments, BENCHMARK_OPTIONS)
-    path, overrides, flags = _split_arguments("benchmark", rest, ("--print-config", "--debug"), (*BENCHMARK_OPTIONS,))
+    read, given, only_print = found
     if not given.get("--steps", "5").isdecimal():
         raise UsageError(f"--steps: found {given['--steps']!r}, wanted a whole number")
     steps = int(given.get("--steps", 5))
@@ -280,8 +279,8 @@ def _benchmark(arguments: list[str]) -> int:
     target = Path(given["--json"]) if "--json" in given else None
     if target is not None and target.is_dir():
         raise UsageError(f"--json: {target} is a folder, wanted a file")
-    recipe = _read_recipe(path, parser, overrides)
-    if "--print-config" in flags:
+    recipe = read()
+    if only_print:
         return _print_config(recipe)
     from rich.console import Console
 
@@ -301,21 +300,36 @@ def _benchmark(arguments: list[str]) -> int:
 
 def _fills(arguments: list[str]) -> int:
     """`cogalign fills RECIPE [--key.subkey value ...] [--fills A,B] [--limit N]`."""
-    parser = _recipe_parser("fills")
-    if "-h" in arguments or "--help" in arguments:
-        parser.print_help()
+    found = _recipe_and_options("fills", arguments, FILLS_OPTIONS)
+    if found is None:
         return 0
-    given, rest = _take_options(arguments, FILLS_OPTIONS)
-    path, overrides, flags = _split_arguments("fills", rest, ("--print-config", "--debug"), (*FILLS_OPTIONS,))
+    read, given, only_print = found
     if not given.get("--limit", "200").isdecimal() or int(given.get("--limit", 200)) < 1:
         raise UsageError(f"--limit: found {given['--limit']!r}, wanted a whole number, at least 1")
-    recipe = _read_recipe(path, parser, overrides)
-    if "--print-config" in flags:
+    recipe = read()
+    if only_print:
         return _print_config(recipe)
     from cogalign.pipeline import run_fills
 
     print(run_fills(recipe, given.get("--fills"), int(given.get("--limit", 200))))
     return 0
+
+
+def _recipe_and_options(
+    command: str, arguments: list[str], names: Mapping[str, str]
+) -> tuple[Callable[[], Recipe], dict[str, str], bool] | None:
+    """A reader of the recipe, own options and whether to print it alone, of a command beside the stages; None: help.
+
+    Raises:
+        UsageError: as `_split_arguments` and `_take_options`.
+    """
+    parser = _recipe_parser(command)
+    if "-h" in arguments or "--help" in arguments:
+        parser.print_help()
+        return None
+    given, rest = _take_options(arguments, names)
+    path, overrides, flags = _split_arguments(command, rest, ("--print-config", "--debug"), (*names,))
+    return partial(_read_recipe, path, parser, overrides), given, "--print-config" in flags
 
 
 def _take_options(arguments: list[str], names: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

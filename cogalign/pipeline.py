@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from cogalign import __version__
-from cogalign.recipe import STAGES, Fill, Recipe
+from cogalign.recipe import STAGES, Recipe
 from cogalign.recipe_file import recipe_yaml
 from cogalign.training.atomic import write_json, write_text
 from cogalign.training.context import STAGE_OF_ROLE, StageContext
@@ -109,7 +109,9 @@ def run_fills(recipe: Recipe, names: str | None, limit: int) -> str:
         ValueError: an unknown fill, or no case has an expert's mask.
         FileNotFoundError: the recipe names a segmenter that is not there.
     """
-    run_dir, chosen = recipe.run_dir, _fills(recipe, names)
+    from cogalign.counterfactual.fills.registry import fills_named
+
+    run_dir, chosen = recipe.run_dir, fills_named(names, recipe.counterfactual.diffusion_model)
     with _only_one(run_dir), signals_interrupt():
         _run_stage(StageContext(recipe, run_dir, DATA), _prepare_data, False)
         from cogalign.counterfactual.locate import segmenter_folder
@@ -118,22 +120,6 @@ def run_fills(recipe: Recipe, names: str | None, limit: int) -> str:
         context, out = StageContext(recipe, run_dir, "counterfactual"), run_dir / "fills"
         compare_fills(context, chosen, limit, out, segmenter_folder(context))
     return f"{(out / 'fills.md').read_text(encoding='utf-8')}\n{out} holds the table, the plot and pictures"
-
-
-def _fills(recipe: Recipe, names: str | None) -> list[Any]:
-    """The fills of a list with commas.
-
-    Raises:
-        ValueError: one of them does not exist.
-    """
-    known = [str(name) for name in get_args(Fill)]
-    if names is None:
-        return [name for name in known if name != "diffusion" or recipe.counterfactual.diffusion_model is not None]
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    wrong = [name for name in chosen if name not in known]
-    if wrong or not chosen:
-        raise ValueError(f"--fills: found {names!r}, wanted some of {', '.join(known)}, with commas between them")
-    return chosen
 
 
 def is_main_process() -> bool:

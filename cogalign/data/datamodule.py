@@ -40,7 +40,28 @@ class CaseDataset(Dataset[tuple[Case, Image.Image]]):
         return case, image
 
 
-class SftData(LightningDataModule):
+class PositionedData(LightningDataModule):
+    """Loaders without end whose position is part of every checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.consumed = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Batches consumed so far (`consumed` is kept up to date by the module)."""
+        return {"consumed": self.consumed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the batches that were consumed."""
+        self.consumed = int(state_dict["consumed"])
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """This rank and the number of ranks; (0, 1) without a trainer."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+
+class SftData(PositionedData):
     """Training batches by `StepSampler`, validation batches in order. The position is part of every checkpoint."""
 
     def __init__(
@@ -70,22 +91,11 @@ class SftData(LightningDataModule):
         self.train, self.validation, self.collate = train, validation, collate
         self.batch_size, self.batches, self.seed, self.workers = batch_size, batches, seed, workers
         self.lengths = lengths
-        self.consumed = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Batches consumed so far (`consumed` is kept up to date by the module)."""
-        return {"consumed": self.consumed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batches that were consumed."""
-        self.consumed = int(state_dict["consumed"])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the position on."""
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         size = len(self.train)  # type: ignore[arg-type]
-        sampler = StepSampler(size, self.batch_size, self.batches, self.seed, self.consumed, rank, world, self.lengths)
+        sampler = StepSampler(size, self.batch_size, self.batches, self.seed, self.consumed, *self.ranks, self.lengths)
         return DataLoader(self.train, batch_sampler=sampler, collate_fn=self.collate, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

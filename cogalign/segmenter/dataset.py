@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
+from cogalign.data.datamodule import PositionedData
 from cogalign.data.images import resize_image, resize_mask
 from cogalign.data.sampler import StepSampler
 from cogalign.data.spread import spread_evenly
@@ -140,7 +140,7 @@ class DrawSampler(StepSampler):
             yield [(item, first + place) for place, item in enumerate(self.batch(index))]
 
 
-class SegmenterData(LightningDataModule):
+class SegmenterData(PositionedData):
     """Training batches without end, validation batches in order. The position is part of every checkpoint."""
 
     def __init__(
@@ -150,22 +150,11 @@ class SegmenterData(LightningDataModule):
         super().__init__()
         self.train, self.validation, self.settings = train, validation, settings
         self.batches, self.seed = batches, seed
-        self.consumed = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Batches consumed so far (`consumed` is kept up to date by the module)."""
-        return {"consumed": self.consumed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batches that were consumed."""
-        self.consumed = int(state_dict["consumed"])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the position on."""
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         size = self.settings.batch_size
-        sampler = DrawSampler(len(self.train), size, self.batches, self.seed, self.consumed, rank, world)
+        sampler = DrawSampler(len(self.train), size, self.batches, self.seed, self.consumed, *self.ranks)
         return DataLoader(self.train, batch_sampler=sampler, num_workers=self.settings.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -41,3 +41,22 @@ def fill_function(name: Fill, diffusion_model: str | None = None) -> FillFunctio
     if name not in FILLS:
         raise ValueError(f"counterfactual.fill: found {name!r}, wanted one of {', '.join(FILLS)}, diffusion")
     return FILLS[name]
+
+
+def fills_named(names: str | None, diffusion_model: str | None = None) -> list[Fill]:
+    """The fills of a text with commas between their names; None for all that can be used.
+
+    Args:
+        names: e.g. `gaussian_blur, texture`.
+        diffusion_model: without one, `diffusion` is not among all.
+
+    Raises:
+        ValueError: a name is unknown, or there is none.
+    """
+    known: dict[str, Fill] = {name: name for name in (*FILLS, "diffusion")}
+    if names is None:
+        return [name for name in known.values() if name != "diffusion" or diffusion_model is not None]
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen or any(name not in known for name in chosen):
+        raise ValueError(f"--fills: found {names!r}, wanted some of {', '.join(known)}, with commas between them")
+    return [known[name] for name in chosen]
