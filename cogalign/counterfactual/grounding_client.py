@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
-import cv2
-import httpx
 import torch
 from PIL import Image as Pillow
 
 from cogalign.counterfactual.masks import Image
+from cogalign.models.endpoint import FIRST_PAUSE, Answer, ChatEndpoint, EndpointError, EndpointSettings, read_key
+from cogalign.models.endpoint_wire import data_uri, turn
 from cogalign.recipe import GroundingSettings, ModelSettings
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
-"""Seconds before the first repetition, doubled each time, up to the longest."""
-QUALITY = 95
-"""Quality of the JPEG that is sent."""
-MISTAKES = (401, 403, 404, 405)
-"""Answers that every other request would get too."""
-HERE = ("127.0.0.1", "localhost", "::1")
+NAME = "counterfactual.masks.grounding"
+"""Of the settings in a recipe."""
 
 
-class GroundingError(ConnectionError):
+class GroundingError(EndpointError):
     """The endpoint cannot be used as the recipe says; the message never holds the key."""
 
 
@@ -55,31 +47,27 @@ class EndpointGrounder:
     def __init__(self, settings: GroundingSettings) -> None:
         if not settings.url or not settings.model:
             raise GroundingError(
-                f"counterfactual.masks.grounding: found url {settings.url!r} and model {settings.model!r}, wanted both: "
+                f"{NAME}: found url {settings.url!r} and model {settings.model!r}, wanted both: "
                 "an endpoint such as http://127.0.0.1:8000/v1 and the name of a model that it serves"
             )
         self.settings = settings
-        self._key = read_key(settings.api_key_env)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        try:
-            url = httpx.URL(settings.url.rstrip("/") + "/")
-        except httpx.InvalidURL as error:
-            raise GroundingError(
-                f"counterfactual.masks.grounding.url: found {settings.url!r} ({error}), wanted an endpoint such as "
-                "http://127.0.0.1:8000/v1"
-            ) from None
-        self._http = httpx.Client(
-            base_url=url,
-            headers=headers,
-            timeout=httpx.Timeout(settings.timeout, connect=min(10.0, settings.timeout)),
-            limits=httpx.Limits(max_connections=settings.concurrency),
-            trust_env=url.host not in HERE,  # a proxy is of no use on this machine
+        given = EndpointSettings(
+            url=settings.url,
+            model=settings.model,
+            api_key_env=settings.api_key_env,
+            max_completion_length=settings.max_completion_length,
+            concurrency=settings.concurrency,
+            timeout=settings.timeout,
+            retries=settings.retries,
         )
-        self._limits: dict[str, Any] = {"max_tokens": settings.max_completion_length, "temperature": 0}
+        try:
+            self._endpoint = ChatEndpoint(given, name=NAME, key=read_key(settings.api_key_env), first_pause=FIRST_PAUSE)
+        except EndpointError as error:
+            raise GroundingError(str(error)) from None
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._endpoint.close()
 
     def ask(self, images: Sequence[Image], questions: Sequence[str]) -> list[str | None]:
         """One answer a question; None where the endpoint refused this image or failed `retries` times more.
@@ -92,61 +80,20 @@ class EndpointGrounder:
             return []
         with ThreadPoolExecutor(max(1, min(self.settings.concurrency, len(images)))) as pool:
             results = list(pool.map(self._ask, images, questions))
-        answers = [answer for answer, _ in results]
-        failures = [reason for answer, reason in results if answer is None and not reason.startswith("refused")]
-        if failures and all(answer is None for answer in answers):
+        failures = [result.reason for result in results if result.text is None and not result.refused]
+        if failures and all(result.text is None for result in results):
             raise GroundingError(
                 f"{self.settings.url} failed {self.settings.retries + 1} times on each of {len(images)} requests: "
                 f"{failures[0]}; what was found so far is kept"
             )
-        return answers
+        return [result.text for result in results]
 
-    def _ask(self, image: Image, question: str) -> tuple[str | None, str]:
-        """An answer, or None and why there is none."""
-        reason = ""
-        content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": data_uri(image)}},
-            {"type": "text", "text": question},
-        ]
-        for attempt in range(self.settings.retries + 1):
-            if attempt:
-                time.sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
-            try:
-                answer = self._send(content)
-            except httpx.LocalProtocolError:
-                reason = "LocalProtocolError: the request cannot be sent"  # its text would quote headers, so the key
-                continue
-            except httpx.RequestError as error:
-                reason = self._clean(f"{type(error).__name__}: {error}")
-                continue
-            if answer.status_code < 400:
-                text = _content(answer)
-                if text is not None:
-                    return text, ""
-                reason = "the answer is no chat completion"
-                continue
-            reason = self._clean(f"HTTP {answer.status_code}: {_message(answer)}")
-            if answer.status_code in MISTAKES:
-                raise GroundingError(
-                    f"{self.settings.url} refused model {self.settings.model!r} ({reason}); its key is read from the "
-                    f"environment variable {self.settings.api_key_env}, which is {'set' if self._key else 'not set'}"
-                )
-            if answer.status_code < 500 and answer.status_code not in (408, 409, 425, 429):
-                return None, f"refused: {reason}"
-        return None, reason
-
-    def _send(self, content: list[dict[str, Any]]) -> httpx.Response:
-        """Post one question; newer models of OpenAI want another name for the length and no temperature."""
-        body = {"model": self.settings.model, "messages": [{"role": "user", "content": content}]}
-        answer = self._http.post("chat/completions", json={**body, **self._limits})
-        if answer.status_code == 400 and "temperature" in self._limits and "max_completion_tokens" in answer.text:
-            self._limits = {"max_completion_tokens": self.settings.max_completion_length}
-            answer = self._http.post("chat/completions", json={**body, **self._limits})
-        return answer
-
-    def _clean(self, text: str) -> str:
-        """The text without the key, should a server have repeated it."""
-        return text.replace(self._key, "***") if self._key else text
+    def _ask(self, image: Image, question: str) -> Answer:
+        """One answer."""
+        try:
+            return self._endpoint.ask([turn("user", question, [data_uri(image)])])
+        except EndpointError as error:
+            raise GroundingError(str(error)) from None
 
 
 class OwnGrounder:
@@ -176,49 +123,3 @@ class OwnGrounder:
 
     def close(self) -> None:
         """Nothing is held but memory."""
-
-
-def read_key(variable: str) -> str:
-    """The key in an environment variable, without the blanks around it; an empty text where it is not set.
-
-    Raises:
-        GroundingError: it holds nothing, or what a header cannot carry; the message names the variable, not the key.
-    """
-    value = os.environ.get(variable)
-    if value is None:
-        return ""
-    key = value.strip()
-    wanted = "wanted the endpoint's key in printable ASCII, or unset it where the endpoint wants none"
-    if not key:
-        raise GroundingError(f"environment variable {variable}: found nothing or blanks only, {wanted}")
-    if not all("!" <= letter <= "~" for letter in key):
-        raise GroundingError(f"environment variable {variable}: found a blank, control or foreign character, {wanted}")
-    return key
-
-
-def data_uri(image: Image) -> str:
-    """An RGB image as an inline JPEG of the same size."""
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
-
-
-def _content(answer: httpx.Response) -> str | None:
-    """The text of a chat completion, or None if the answer is none."""
-    try:
-        content = answer.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
-        return None
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
-
-
-def _message(answer: httpx.Response) -> str:
-    """What an error answer says, in one line."""
-    try:
-        body = answer.json()
-    except ValueError:
-        return " ".join(answer.text.split())[:300] or answer.reason_phrase
-    error = body.get("error", body) if isinstance(body, dict) else body
-    text = error.get("message", error) if isinstance(error, dict) else error
-    return " ".join(str(text).split())[:300]
