@@ -6,12 +6,17 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+DATA_ROOTS = "COGALIGN_DATA_ROOTS"
+"""Environment variable: folders (separated as in PATH) into which symbolic links of a case set may lead."""
 _SPLIT_WORDS = "training|train|validation|valid|dev|val|testing|test|evaluation|eval"
 _SPLIT_WORD = re.compile(rf"(?:^|[-._ 0-9])({_SPLIT_WORDS})(?=[-._ 0-9]|$)")
 
 
 def inside(root: Path, relative: str | os.PathLike[str]) -> Path:
     """The path `root/relative`, which need not exist, but lies inside `root`.
+
+    A symbolic link may lead out of `root` only into a folder that the environment variable `COGALIGN_DATA_ROOTS` names
+    (case sets whose images are references).
 
     Raises:
         ValueError: the path is empty, absolute, goes up with `..`, or a symbolic link leads out of `root`.
@@ -21,10 +26,30 @@ def inside(root: Path, relative: str | os.PathLike[str]) -> Path:
     if not pure.parts or "\0" in text or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
         raise ValueError(f"path {text!r}: wanted a path relative to {root} that stays inside it")
     path = Path(root, *pure.parts)
-    real_root = os.path.realpath(root)
-    if os.path.commonpath([real_root, os.path.realpath(path)]) != real_root:
-        raise ValueError(f"path {text!r}: a symbolic link leads out of {root}")
+    real = os.path.realpath(path)
+    if not any(_below(real, folder) for folder in (os.path.realpath(root), *_data_roots())):
+        raise ValueError(
+            f"path {text!r}: a symbolic link leads out of {root}; set {DATA_ROOTS} to the folder that it leads into "
+            "if you trust it"
+        )
     return path
+
+
+def allow_links_into(folder: str | os.PathLike[str]) -> None:
+    """Let symbolic links of case sets lead into a folder, in this process and in those that it starts."""
+    real = os.path.realpath(folder)
+    if real not in _data_roots():
+        os.environ[DATA_ROOTS] = os.pathsep.join([*filter(None, [os.environ.get(DATA_ROOTS)]), real])
+
+
+def _below(real: str, folder: str) -> bool:
+    """Whether a real path is a folder or lies below it."""
+    return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _data_roots() -> list[str]:
+    """Real paths of the folders that links may lead into."""
+    return [os.path.realpath(folder) for folder in os.environ.get(DATA_ROOTS, "").split(os.pathsep) if folder]
 
 
 def split_word(relative: str) -> str | None:

@@ -3,13 +3,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cogalign.data import images
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
-from cogalign.data.images import eight_bits, load_mask, load_rgb
+from cogalign.data.images import decode, eight_bits, fingerprint, load_mask, load_pixels, load_rgb
 
 GREY = np.linspace(0, 255, 24 * 16).reshape(16, 24).astype(np.uint8)
 LESION = np.zeros((16, 24), dtype=bool)
@@ -152,3 +154,91 @@ def test_eight_bits_keeps_the_order_and_the_range(values: list[int]) -> None:
     assert np.all(np.diff(found[order].astype(int)) >= 0)
     if deep.max() <= 255:
         assert np.array_equal(found, deep)
+
+
+@pytest.mark.parametrize("plan", ["contig", "separate"])
+def test_colours_that_a_tiff_calls_grey_are_read_as_colours(tmp_path: Path, plan: str) -> None:
+    colours = np.dstack((GREY, GREY[::-1], GREY // 2))
+    stored = colours if plan == "contig" else np.moveaxis(colours, -1, 0)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", planarconfig=plan)
+    assert np.array_equal(np.asarray(load_rgb(tmp_path / "a.tif")), colours)
+    assert not decode(tmp_path / "a.tif").plain
+
+
+def test_a_broken_tiff_is_a_value_error_that_names_the_file(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([GREY] * 3), photometric="minisblack", planarconfig="contig")
+    content = (tmp_path / "a.tif").read_bytes()
+    for broken in (content[: len(content) // 2], content[:6], b"II*\0" + bytes(20)):
+        (tmp_path / "a.tif").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"a\.tif: not a readable image"):
+            load_rgb(tmp_path / "a.tif")
+
+
+def test_an_image_above_the_limit_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 24 * 16 - 1)
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([GREY] * 3), photometric="minisblack", planarconfig="contig")
+    content = saved(tmp_path, np.dstack([GREY] * 3), "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(content[: len(content) // 2])  # cut off: decoding it would give another error
+    for name in ("a.tif", "b.png"):
+        for read in (load_rgb, load_mask):
+            with pytest.raises(ValueError, match="24 x 16 pixels, which is above the limit of 383 pixels"):
+                read(tmp_path / name)
+
+
+def test_only_what_every_library_reads_alike_is_plain(tmp_path: Path) -> None:
+    colours = Image.fromarray(np.dstack([GREY] * 3))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    plain = [saved(tmp_path, colours, name) for name in ("a.jpg", "b.png", "c.bmp")] + [saved(tmp_path, GREY, "d.png")]
+    others = [saved(tmp_path, colours, "e.tif"), saved(tmp_path, colours, "f.jpg", exif=turned.tobytes()),
+              saved(tmp_path, GREY.astype(np.uint16) * 257, "g.png"), saved(tmp_path, colours.convert("RGBA"), "h.png")]  # fmt: skip
+    assert [decode(path).plain for path in (*plain, *others)] == [True] * 4 + [False] * 4
+
+
+def test_a_coloured_jpeg_mask_is_not_read_by_its_brightness(tmp_path: Path) -> None:
+    big = np.kron(LESION, np.ones((8, 8), dtype=bool))
+    colours = np.dstack([np.zeros(big.shape, np.uint8), np.zeros(big.shape, np.uint8), big.astype(np.uint8) * 255])
+    path = saved(tmp_path, colours, "blue.jpg", quality=95, subsampling=0)
+    assert (load_mask(path) ^ big).mean() < 0.01  # blue alone has a brightness of 29
+
+
+def test_a_grey_jpeg_mask_of_three_channels_is_read_as_the_general_way_reads_it(tmp_path: Path) -> None:
+    big = np.kron(LESION, np.ones((9, 7), dtype=bool)).astype(np.uint8) * np.uint8(255)
+    path = saved(tmp_path, np.dstack([big] * 3), "a.jpg", quality=70)
+    assert np.array_equal(load_mask(path), np.asarray(load_rgb(path).convert("L")) > 127)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(256, 900), st.integers(256, 900), st.integers(0, 99))
+def test_the_thumbnail_is_the_area_mean_of_the_image(width: int, height: int, seed: int) -> None:
+    noise = np.random.default_rng(seed).random((6, 8, 3)).astype(np.float32)
+    image = (cv2.resize(noise, (width, height)) * 255).astype(np.uint8)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    whole = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
+    assert np.abs(fingerprint(image).thumbnail - whole).max() < 4.0
+
+
+def test_pixels_are_those_of_the_image_whatever_decodes_them(tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (37, 45, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    options = ({"quality": 90}, {"quality": 60, "progressive": True}, {"subsampling": 0}, {"exif": turned.tobytes()})
+    paths = [saved(tmp_path, noise, f"{n}.jpg", **more) for n, more in enumerate(options)]
+    paths += [saved(tmp_path, GREY, "grey.jpg"), saved(tmp_path, Image.fromarray(noise).convert("CMYK"), "cmyk.jpg")]
+    paths += [saved(tmp_path, noise, "a.png")]
+    for path in paths:
+        image, plain = load_pixels(path)
+        assert np.array_equal(image, np.asarray(load_rgb(path))) and plain == decode(path).plain, path.name
+
+
+def test_pixels_of_a_cut_jpeg_are_refused_and_trailing_bytes_are_not(tmp_path: Path) -> None:
+    path = saved(tmp_path, np.random.default_rng(4).integers(0, 255, (64, 64, 3), dtype=np.uint8), "a.jpg")
+    content = path.read_bytes()
+    for end in (len(content) // 2, len(content) * 9 // 10, 3):
+        path.write_bytes(content[:end])
+        with pytest.raises(ValueError, match=r"a\.jpg: not a readable image"):
+            load_pixels(path)
+    path.write_bytes(content + bytes(9))
+    assert load_pixels(path)[0].shape == (64, 64, 3)

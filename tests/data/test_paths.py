@@ -1,5 +1,7 @@
 import fnmatch
+import os
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,3 +47,18 @@ def test_names_become_slugs():
     assert slug("Small bowel_terminal ileum") == "small-bowel-terminal-ileum"
     assert slug("Barrett's esophagus") == "barretts-esophagus"
     assert file_stem("../etc/passwd") == "etc-passwd"
+
+
+def test_a_link_may_lead_out_only_into_a_folder_that_the_environment_names(tmp_path, monkeypatch):
+    for name in ("set", "data", "data2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data/a.jpg").write_bytes(b"")
+    (tmp_path / "data2/b.jpg").write_bytes(b"")
+    (tmp_path / "set/a.jpg").symlink_to(tmp_path / "data/a.jpg")
+    (tmp_path / "set/b.jpg").symlink_to(tmp_path / "data2/b.jpg")
+    with pytest.raises(ValueError, match=r"leads out of .*set COGALIGN_DATA_ROOTS"):
+        inside(tmp_path / "set", "a.jpg")
+    monkeypatch.setenv("COGALIGN_DATA_ROOTS", os.pathsep.join(("", str(tmp_path / "none"), str(tmp_path / "data"))))
+    assert inside(tmp_path / "set", "a.jpg") == tmp_path / "set/a.jpg"
+    with pytest.raises(ValueError, match="leads out"):
+        inside(tmp_path / "set", "b.jpg")  # data2 begins like data, but is another folder

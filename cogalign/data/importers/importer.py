@@ -1,235 +1,276 @@
-"""From photographs on disk to a case set: labels, squares, groups, splits, reports."""
+"""A public data set becomes a case set, as its card says."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-import numpy as np
-
-from cogalign.cognition.anatomy import landmark_of, organ_in
-from cogalign.cognition.keywords import extract
-from cogalign.cognition.report import render
-from cogalign.cognition.taxonomy import Finding, lookup, nearest
-from cogalign.cognition.templates import template_report
-from cogalign.data.case import Box, Case
-from cogalign.data.caseset import CaseSetWriter
-from cogalign.data.images import Fingerprint, fingerprint, load_mask, load_rgb, resize_image, resize_mask
-from cogalign.data.importers import gastrovision, hyperkvasir, kvasir_seg, kvasir_v2
-from cogalign.data.importers.base import Layout, Photograph, Rejected
-from cogalign.data.paths import file_stem, inside, slug
-from cogalign.data.splits import assign_splits, near_duplicates
-from cogalign.recipe import DataSettings, ImportSettings
+from cogalign.data.cards.card import Card
+from cogalign.data.caseset import write_metadata
+from cogalign.data.fingerprints import write_fingerprints
+from cogalign.data.importers.base import Photograph, Record, Rejected
+from cogalign.data.importers.labels import LabelMap, LeftOut, decide
+from cogalign.data.importers.root import ARCHIVES, find_root
+from cogalign.data.importers.rules import read_layout
+from cogalign.data.importers.state import State, digest, job_digest, settings_digest
+from cogalign.data.importers.summary import ImportSummary, checksum_differences, differences, restored
+from cogalign.data.importers.work import Done, Job, Settings, work
+from cogalign.data.parallel import each
+from cogalign.data.paths import file_stem, slug
+from cogalign.data.sources import Source, write_sources
 from cogalign.training.atomic import write_text
-from cogalign.training.progress import say, track
 
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (kvasir_seg.LAYOUT, hyperkvasir.LAYOUT, kvasir_v2.LAYOUT, gastrovision.LAYOUT)
-}
-"""The layouts that `data.imports[].layout` may name."""
 QUARANTINE = "quarantine.jsonl"
-_BOX_TOLERANCE = 2  # pixels by which a box may leave its image before the photograph is refused
+
+
+def read_records(card: Card, src: Path) -> tuple[Path, list[Record]]:
+    """The data set's root, and what the card (or its reader) says of the files; no image is opened.
+
+    Raises:
+        FileNotFoundError: `src` is no such data set, or is half unpacked.
+        ValueError: a table cannot be read, or several folders fit.
+    """
+    root = find_root(src, card)
+    if card.reader is None:
+        return root, list(read_layout(root, card))
+    reader = import_module(f"cogalign.data.importers.readers.{card.reader}")
+    read: Callable[[Path, Card], Iterable[Record]] = reader.read
+    return root, list(read(root, card))
+
+
+def import_card(
+    card: Card,
+    src: Path,
+    out: Path,
+    *,
+    images: Literal["copy", "reference"] = "copy",
+    side: int | None = None,
+    limit: int | None = None,
+    workers: int | None = None,
+) -> ImportSummary:
+    """Write the case set of a data set to `out`: images, masks as PNG, `metadata.jsonl`, fingerprints and sources.
+
+    Every image is decoded once, in processes. What cannot be used goes to `quarantine.jsonl` with the reason. An import
+    that was broken off goes on where it was; a finished one of the same card, settings and files is left as it is.
+
+    The split is the authors' own where the card knows it. If that divides a group (patient, video) it is kept as
+    `attributes.official_split` alone, and all cases are in `train`.
+
+    Args:
+        card: says how the files are read.
+        src: folder of the data set, or one up to two levels above it.
+        out: folder of the case set.
+        images: `copy` keeps the bytes of JPEG, PNG and BMP; `reference` writes symbolic links to them.
+        side: makes images and masks squares of so many pixels (PNG).
+        limit: at most so many cases of each finding, the first by file name.
+        workers: processes; by default one for each processor.
+
+    Raises:
+        FileNotFoundError: `src` is not this data set (the message names the card that fits), or half unpacked.
+        FileExistsError: `out` holds something else.
+        ValueError: a table cannot be read, an argument is out of range, or no case is left.
+    """
+    _check_arguments(images, side, limit)
+    root, records = read_records(card, src)
+    settings = Settings(card, root, out.absolute(), images == "reference", side)
+    jobs = _jobs(card, [record for record in records if isinstance(record, Photograph)])
+    refused = [record for record in records if isinstance(record, Rejected)]
+    codes = [job_digest(job) for job in jobs]
+    own = settings_digest(settings)
+    state = State(settings.out, own, digest([own, repr(limit), *codes, *map(repr, refused)]))
+    record = state.finished()
+    if record is not None:
+        return restored(out, record)
+    with state:
+        results = _results(settings, jobs, codes, state, limit, workers)
+        outcome = _Outcome(settings, src, jobs, refused, results)
+        summary = outcome.write(out)
+        state.finish(summary.record())
+    return summary
+
+
+def _check_arguments(images: str, side: int | None, limit: int | None) -> None:
+    if images not in ("copy", "reference"):
+        raise ValueError(f"images: found {images!r}, wanted copy or reference")
+    for name, value in (("side", side), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: found {value}, wanted a whole number from 1")
+
+
+def _jobs(card: Card, photographs: Sequence[Photograph]) -> list[Job]:
+    """The photographs by file name, each with the id of its case and the stem of its files, none of them twice."""
+    jobs = []
+    taken: set[str] = set()
+    for photograph in sorted(photographs, key=lambda one: (one.path.name, one.key)):
+        wanted = slug(f"{card.id} {photograph.key}")
+        number, case_id = 1, wanted
+        while case_id in taken or file_stem(case_id) in taken:
+            number += 1
+            case_id = f"{wanted}-{number}"
+        taken |= {case_id, file_stem(case_id)}
+        jobs.append(Job(photograph, case_id, file_stem(case_id)))
+    return jobs
+
+
+def _results(
+    settings: Settings, jobs: Sequence[Job], codes: Sequence[str], state: State, limit: int | None, workers: int | None
+) -> dict[int, Done]:
+    """What became of the jobs that are wanted, by number. With a limit, those that fail are replaced by later ones."""
+    results = {number: state.known[code] for number, code in enumerate(codes) if code in state.known}
+    plans: dict[int, tuple[str, ...] | Done | None] = {}
+    while True:
+        chosen = list(_chosen(settings.card, jobs, results, plans, limit))
+        missing = [number for number in chosen if number not in results]
+        if not missing:
+            return {number: results[number] for number in (*chosen, *_failed(results)) if number in results}
+        items = [jobs[number] for number in missing]
+        finished = each(partial(work, settings), items, f"import {settings.card.title}", workers)
+        with closing(cast("Generator[Done]", finished)):  # a signal that comes here ends the processes
+            for number, done in zip(missing, finished, strict=True):
+                results[number] = done
+                state.add(codes[number], done)
+
+
+def _failed(results: dict[int, Done]) -> list[int]:
+    """Numbers of the jobs that gave no case."""
+    return [number for number, done in results.items() if done.row is None]
+
+
+def _chosen(
+    card: Card,
+    jobs: Sequence[Job],
+    results: dict[int, Done],
+    plans: dict[int, tuple[str, ...] | Done | None],
+    limit: int | None,
+) -> Iterator[int]:
+    """Numbers of the jobs to do: with a limit the first of each finding, as far as findings are known yet."""
+    counts: Counter[str] = Counter()
+    for number, job in enumerate(jobs):
+        done = results.get(number)
+        if done is None:
+            if number not in plans:
+                plans[number] = _planned(card, job.photograph)
+            plan = plans[number]
+            if isinstance(plan, Done):
+                results[number] = plan
+                continue
+        else:
+            plan = tuple(done.row["findings"]) if done.row else None
+            if plan is None:
+                continue
+        if limit is not None and plan is not None:
+            if any(counts[finding] >= limit for finding in plan or ("no finding",)):
+                continue
+            counts.update(plan or ("no finding",))
+        yield number
+
+
+def _planned(card: Card, photograph: Photograph) -> tuple[str, ...] | Done | None:
+    """The findings of a photograph before it is opened; None if only its mask tells; `Done` if it will give no case."""
+    if photograph.label_from == "masks" or (photograph.mask and photograph.mask.rule.empty == "normal"):
+        return None
+    try:
+        return decide(photograph, LabelMap(card, photograph)).findings
+    except LeftOut as error:
+        return Done(left_out=error.labels)
+    except ValueError as error:
+        return Done(reason=str(error))
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A photograph in memory: uint8 image (height, width, 3), bool mask (height, width) or None."""
+class _Outcome:
+    """All that an import found."""
 
-    image: np.ndarray
-    mask: np.ndarray | None
-    boxes: tuple[Box, ...]
-    print_: Fingerprint
+    settings: Settings
+    src: Path
+    jobs: Sequence[Job]
+    refused: Sequence[Rejected]
+    results: dict[int, Done]
 
-
-def find_layout(name: str) -> Layout:
-    """The layout of a name.
-
-    Raises:
-        ValueError: there is no such layout.
-    """
-    if name not in LAYOUTS:
-        raise ValueError(f"data.imports.layout: found {name!r}, wanted one of {', '.join(LAYOUTS)}")
-    return LAYOUTS[name]
-
-
-def import_data_sets(settings: DataSettings, folder: Path) -> Path:
-    """Write the case set of `settings.imports` to `folder`.
-
-    A file that cannot be used is left out: `quarantine.jsonl` holds one line for each, with the reason.
-
-    Raises:
-        ValueError: a layout is unknown, a path leaves `data.root`, or no case is left.
-        FileNotFoundError: a data set's folder is not there or has another layout.
-    """
-    root = Path(settings.root)
-    cases: list[Case] = []
-    prints: list[Fingerprint] = []
-    rejected: list[dict[str, str]] = []
-    with ExitStack() as stack:
-        writer = stack.enter_context(CaseSetWriter(folder))
-        for item in settings.imports or ():
-            for case, loaded in _cases_of(item, settings, root, rejected, {case.id for case in cases}):
-                writer.add(case, loaded.image, loaded.mask)
-                cases.append(case)
-                prints.append(loaded.print_)
-        grouped = [
-            replace(case, group=cases[first].id) for case, first in zip(cases, near_duplicates(prints), strict=True)
-        ]
-        writer.revise(assign_splits(grouped, settings.test_share, settings.seed))
-        write_text(folder / QUARANTINE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rejected))
-    _report(grouped, {print_.size for print_ in prints}, rejected, folder, settings)
-    return folder
-
-
-def _report(
-    grouped: Sequence[Case],
-    sizes: set[tuple[int, int]],
-    rejected: Sequence[object],
-    folder: Path,
-    settings: DataSettings,
-) -> None:
-    """Tell the user what was imported, and what to know of it."""
-    repeated = len(grouped) - len({case.group for case in grouped})
-    say(f"imported {len(grouped)} cases into {folder}; {repeated} repeat a photograph and share its group")
-    if rejected:
-        say(f"{len(rejected)} files or tables had a problem: see {folder / QUARANTINE}")
-    if settings.image_side is None and len(sizes) > 1:
-        say("images differ in size, which can give the class away; data.image_side makes them alike")
-
-
-def _cases_of(
-    item: ImportSettings, settings: DataSettings, root: Path, rejected: list[dict[str, str]], taken: set[str]
-) -> Iterator[tuple[Case, Loaded]]:
-    """The cases of one data set, with what is to be written of each."""
-    layout = find_layout(item.layout)
-    source = inside(root, item.path) if item.path not in ("", ".") else root
-    if not source.is_dir():
-        raise FileNotFoundError(f"data.imports.path: no folder {source}")
-    counts: Counter[str] = Counter()
-    for photograph in track(_sorted(layout, source, root, rejected), f"import {layout.title}"):
-        try:
-            finding = _finding(photograph.label)
-            if item.limit is not None and counts[finding.id] >= item.limit:
-                continue
-            loaded = _load(photograph, finding, root, settings.image_side)
-        except (ValueError, FileNotFoundError) as error:
-            rejected.append(_line(layout, root, photograph.path, str(error)))
-            continue
-        counts[finding.id] += 1
-        case = _case(photograph, finding, layout, loaded, taken)
-        taken.add(case.id)
-        yield case, loaded
-
-
-def _sorted(layout: Layout, source: Path, root: Path, rejected: list[dict[str, str]]) -> Sequence[Photograph]:
-    """The photographs of a data set by file name; what the reader refuses goes to `rejected`."""
-    photographs = []
-    for found in layout.read(source):
-        if isinstance(found, Rejected):
-            rejected.append(_line(layout, root, found.path, found.reason))
-        else:
-            photographs.append(found)
-    return sorted(photographs, key=lambda photograph: (photograph.path.name, photograph.key))
-
-
-def _line(layout: Layout, root: Path, path: Path, reason: str) -> dict[str, str]:
-    """One line of the quarantine file; paths are relative to `data.root`."""
-    relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    return {"dataset": layout.title, "path": relative, "reason": reason.replace(str(path), relative)}
-
-
-def _finding(label: str) -> Finding:
-    """The taxonomy's finding for a class of a data set."""
-    finding = lookup(label)
-    if finding is None:
-        raise ValueError(f"class {label!r} is not in the taxonomy, nearest: {nearest(label)!r}")
-    return finding
-
-
-def _load(photograph: Photograph, finding: Finding, root: Path, side: int | None) -> Loaded:
-    """Read a photograph and its mask, check that all sizes agree, resize them alike."""
-    for path in (photograph.path, photograph.mask_path):
-        if path is not None:
-            inside(root, path.relative_to(root))  # a symbolic link may lead out
-    image = np.asarray(load_rgb(photograph.path))
-    height, width = image.shape[:2]
-    if photograph.size is not None and photograph.size != (width, height):
-        raise ValueError(
-            f"found {width} x {height} pixels, the box file says {photograph.size[0]} x {photograph.size[1]}"
+    def write(self, shown: Path) -> ImportSummary:
+        """Write what stands beside images and masks, `metadata.jsonl` last; `shown` is the folder as the user wrote it."""
+        folder, card = self.settings.out, self.settings.card
+        numbers = [number for number in sorted(self.results) if self.results[number].row is not None]
+        dones = [self.results[number] for number in numbers]
+        rows = [done.row for done in dones if done.row is not None]
+        lines = list(self._quarantine())
+        write_text(folder / QUARANTINE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        if not rows:
+            first = f"; the first: {lines[0]['path']}: {lines[0]['reason']}" if lines else self._packed()
+            raise ValueError(f"{self.src}: no case of {self.settings.card.title} could be imported{first}")
+        _remove_strays(folder, {row[name] for row in rows for name in ("file_name", "mask_file_name") if row[name]})
+        prints = [done.print_ for done in dones if done.print_ is not None]
+        write_fingerprints(folder, [row["file_name"] for row in rows], prints)
+        write_sources(folder, [Source(card.id, card.title, card.licence, card.citation, card.homepage, len(rows))])
+        divided = _divided_groups(rows)
+        if divided:
+            rows = [{**row, "split": "train"} for row in rows]
+        write_metadata(folder, rows)
+        return ImportSummary(
+            title=card.title,
+            out=shown,
+            cases=len(rows),
+            quarantined=len(lines),
+            findings=dict(Counter(finding for row in rows for finding in row["findings"])),
+            masks=sum(row["mask_file_name"] is not None for row in rows),
+            boxes=sum(len(row["boxes"]) for row in rows),
+            left_out=dict(Counter(name for done in self.results.values() for name in done.left_out)),
+            ignored=dict(Counter(name for done in dones for name in done.ignored)),
+            differences=(
+                *self._differences(),
+                *checksum_differences(card, (self.src, self.src.parent, self.settings.root)),
+            ),
+            divided=divided,
+            sizes=len({print_.size for print_ in prints}) if self.settings.side is None else 1,
         )
-    mask = None
-    if photograph.mask_path is not None:
-        mask = load_mask(photograph.mask_path)
-        if mask.shape != (height, width):
-            raise ValueError(f"found {width} x {height} pixels, its mask has {mask.shape[1]} x {mask.shape[0]}")
-        if finding.focal and not mask.any():
-            raise ValueError(f"its mask is empty, though the class is {photograph.label!r}")
-    boxes = tuple(_box(box, width, height, side) for box in photograph.boxes)
-    print_ = fingerprint(image)
-    if side is not None:
-        image = resize_image(image, side)
-        mask = resize_mask(mask, side) if mask is not None else None
-        if mask is not None and finding.focal and not mask.any():
-            raise ValueError(f"its lesion is too small for data.image_side = {side}")
-    return Loaded(image, mask, boxes, print_)
+
+    def _differences(self) -> list[str]:
+        photographs = [job.photograph for job in self.jobs]
+        known = {photograph.path for photograph in photographs}
+        unread = {one.path for one in self.refused if one.path not in known and "without an image" not in one.reason}
+        images = [path for path in unread if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")]
+        return differences(self.settings.card, photographs, len(images))
+
+    def _quarantine(self) -> Iterator[dict[str, str]]:
+        """The lines of the quarantine file; paths are relative to the data set's folder."""
+        failed = ((self.jobs[number].photograph.path, done.reason) for number, done in sorted(self.results.items()))
+        for path, reason in (*((one.path, one.reason) for one in self.refused), *failed):
+            if reason:
+                relative = (
+                    path.relative_to(self.settings.root).as_posix()
+                    if path.is_relative_to(self.settings.root)
+                    else path.name
+                )
+                text = reason.replace(str(path), relative).replace(f"{self.settings.root}/", "")
+                yield {"dataset": self.settings.card.title, "path": relative, "reason": text}
+
+    def _packed(self) -> str:
+        """A hint, if there are archives where images are wanted."""
+        packed = sorted(path.name for path in self.settings.root.glob("*") if path.name.lower().endswith(ARCHIVES))
+        return f"; {packed[0]} is packed: unpack it first" if packed else "; no image lies where the card wants it"
 
 
-def _box(box: Box, width: int, height: int, side: int | None) -> Box:
-    """A box with the taxonomy's finding, clipped to the image and scaled to a square of `side` (rounded outwards)."""
-    finding = _finding(box.finding)
-    xmin, ymin, xmax, ymax = max(box.xmin, 0), max(box.ymin, 0), min(box.xmax, width), min(box.ymax, height)
-    outside = max(abs(xmin - box.xmin), abs(ymin - box.ymin), abs(xmax - box.xmax), abs(ymax - box.ymax))
-    if xmin >= xmax or ymin >= ymax or outside > _BOX_TOLERANCE:
-        raise ValueError(
-            f"box {(box.xmin, box.ymin, box.xmax, box.ymax)} leaves the image of {width} x {height} pixels"
-        )
-    if side is None:
-        return Box(finding.id, xmin, ymin, xmax, ymax)
-    return Box(
-        finding.id, xmin * side // width, ymin * side // height, -(-xmax * side // width), -(-ymax * side // height)
-    )
+def _divided_groups(rows: Sequence[dict[str, Any]]) -> int:
+    """How many groups have cases in several splits."""
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row["group"]:
+            splits.setdefault(row["group"], set()).add(row["split"])
+    return sum(len(found) > 1 for found in splits.values())
 
 
-def _case(photograph: Photograph, finding: Finding, layout: Layout, loaded: Loaded, taken: set[str]) -> Case:
-    """The case of a photograph. Its split and group are set once all photographs are known."""
-    case_id = _unused(slug(f"{layout.name} {photograph.key}"), taken)
-    organ = _organ(photograph, finding)
-    report = template_report((finding.id,), organ, photograph.label if landmark_of(photograph.label) else None)
-    attributes: dict[str, Any] = {"class": photograph.label, "file": photograph.path.name, **photograph.attributes}
-    return Case(
-        id=case_id,
-        file_name=f"images/{file_stem(case_id)}.png",
-        findings=(finding.id,),
-        split="train",
-        organ=organ,
-        dataset=layout.title,
-        licence=layout.licence,
-        mask_file_name=f"masks/{file_stem(case_id)}.png" if loaded.mask is not None else None,
-        boxes=loaded.boxes,
-        answer=render(report),
-        keywords=extract(report),
-        attributes=attributes,
-    )
-
-
-def _organ(photograph: Photograph, finding: Finding) -> str:
-    """The organ that the class name tells, else the layout, else the only organ of the finding."""
-    landmark = landmark_of(photograph.label)
-    if landmark is not None:
-        return landmark.organ
-    only = finding.organs[0] if len(finding.organs) == 1 else None
-    return organ_in(photograph.label) or photograph.organ or only or "unknown"
-
-
-def _unused(case_id: str, taken: set[str]) -> str:
-    """The id, with a number behind it if it is taken (names that differ in case or suffix alone)."""
-    number, unused = 1, case_id
-    while unused in taken:
-        number += 1
-        unused = f"{case_id}-{number}"
-    return unused
+def _remove_strays(folder: Path, wanted: set[str]) -> None:
+    """Remove files of images and masks that no row names (of sources that were taken away meanwhile)."""
+    for name in ("images", "masks"):
+        for path in (folder / name).iterdir():
+            if f"{name}/{path.name}" not in wanted:
+                path.unlink()
+        if not any((folder / name).iterdir()):
+            (folder / name).rmdir()

@@ -1,0 +1,1 @@
+"""Readers in Python, for the data sets that rules cannot describe."""
