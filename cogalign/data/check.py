@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
@@ -18,9 +20,11 @@ from cogalign.cognition.anatomy import ORGANS
 from cogalign.cognition.taxonomy import FINDINGS, nearest
 from cogalign.data.case import Case
 from cogalign.data.caseset import METADATA, parse_rows
-from cogalign.data.images import load_mask, load_rgb
+from cogalign.data.fingerprints import write_fingerprints
+from cogalign.data.images import Fingerprint, fingerprint, load_mask, load_rgb
+from cogalign.data.parallel import each
 from cogalign.data.paths import file_stem, inside, split_word
-from cogalign.data.splits import group_of
+from cogalign.data.splits import LEFT_OUT, group_of
 
 _FIELD_MESSAGE = re.compile(r"field '([^']+)': (.*)", re.DOTALL)
 _CHECKED_FILES = ("file_name", "mask_file_name", "source_file_name")
@@ -44,10 +48,16 @@ class Problem:
         return f"{where}{case} {self.field}: found {self.found}, wanted {self.wanted}"
 
 
-def check_case_set(root: str | Path) -> list[Problem]:
+def check_case_set(root: str | Path, workers: int | None = None) -> list[Problem]:
     """All problems of a case set, in the order of its lines; an empty list means that it is fit for training.
 
-    Every image and mask is decoded. Bad content never raises: whatever is wrong becomes a `Problem`.
+    Every image and mask is decoded, in `workers` processes (default: one a processor). Since that is the dear part,
+    `fingerprints.npz` is written on the way, if the folder can be written to: splits and leak reports then decode
+    nothing. Bad content never raises: whatever is wrong becomes a `Problem`. Repeated photographs are no problem here;
+    `cogalign data leaks` looks for them.
+
+    Raises:
+        ValueError: `workers` is below 1.
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -66,8 +76,15 @@ def check_case_set(root: str | Path) -> list[Problem]:
         return [Problem(None, None, METADATA, str(error), "a file that can be read")]
     if not numbered and not problems:
         problems.append(Problem(None, None, METADATA, "no case", "one JSON object a line"))
-    for line, case in numbered:
-        problems.extend(Problem(line, case.id, *rest) for rest in _case_problems(folder, case))
+    results = each(_checked, [(folder, case) for _, case in numbered], "check", workers) if numbered else ()
+    prints: dict[str, Fingerprint] = {}
+    for (line, case), (found, print_) in zip(numbered, results, strict=True):
+        problems.extend(Problem(line, case.id, *rest) for rest in found)
+        if print_ is not None:
+            prints[case.file_name] = print_
+    if prints:
+        with suppress(OSError):  # a read-only folder: the next one decodes again
+            write_fingerprints(folder, list(prints), list(prints.values()))
     problems.extend(_repeats(numbered))
     problems.extend(_crossing_groups(numbered))
     problems.extend(_links(numbered))
@@ -101,8 +118,24 @@ Found = tuple[str, str, str]
 """Field, what was found, what is wanted."""
 
 
-def _case_problems(folder: Path, case: Case) -> Iterator[Found]:
-    """Problems of one case by itself."""
+def _checked(item: tuple[Path, Case]) -> tuple[list[Found], Fingerprint | None]:
+    """Problems of one case by itself, and its image's fingerprint if that can be read. A worker calls it."""
+    folder, case = item
+    image = _image(folder, case.file_name)
+    found = list(_case_problems(folder, case, image))
+    return found, fingerprint(np.asarray(image)) if isinstance(image, Image.Image) else None
+
+
+def _image(folder: Path, file_name: str) -> Image.Image | str:
+    """The image of a file, or what is wrong with it."""
+    try:
+        return load_rgb(inside(folder, file_name))
+    except (ValueError, OSError) as error:
+        return _reason(error, folder)
+
+
+def _case_problems(folder: Path, case: Case, image: Image.Image | str) -> Iterator[Found]:
+    """Problems of one case by itself; `image` is the decoded one, or what is wrong with it."""
     for finding in case.findings:
         if finding not in FINDINGS:
             yield "findings", repr(finding), f"a finding of the taxonomy, nearest: {nearest(finding)!r}"
@@ -118,20 +151,16 @@ def _case_problems(folder: Path, case: Case) -> Iterator[Found]:
                 f"a name without {word!r}, e.g. {file_stem(Path(file_name).stem)}: imagefolder guesses splits from it"
             )
             yield name, repr(file_name), wanted
-    yield from _files(folder, case)
+    yield from _files(folder, case, image)
 
 
-def _files(folder: Path, case: Case) -> Iterator[Found]:
+def _files(folder: Path, case: Case, image: Image.Image | str) -> Iterator[Found]:
     """Problems of a case's image, mask, source and boxes."""
-    size = None
-    for name in ("file_name", "source_file_name"):
-        file_name = getattr(case, name)
-        if file_name is not None:
-            try:
-                found = load_rgb(inside(folder, file_name)).size
-                size = found if name == "file_name" else size
-            except (ValueError, OSError) as error:
-                yield name, _reason(error, folder), "a whole image inside the folder"
+    size = None if isinstance(image, str) else image.size
+    source = None if case.source_file_name is None else _image(folder, case.source_file_name)
+    for name, found in (("file_name", image), ("source_file_name", source)):
+        if isinstance(found, str):
+            yield name, found, "a whole image inside the folder"
     if case.mask_file_name is not None:
         yield from _mask(folder, case, size)
     for box in case.boxes:
@@ -175,10 +204,12 @@ def _repeats(numbered: Iterable[tuple[int, Case]]) -> Iterator[Problem]:
 
 
 def _crossing_groups(numbered: Iterable[tuple[int, Case]]) -> Iterator[Problem]:
-    """Groups that are in two splits."""
+    """Groups that are in two splits; cases that are left out count for nothing."""
     home: dict[str, tuple[str, int]] = {}
     told: dict[str, set[str]] = defaultdict(set)
     for line, case in numbered:
+        if case.split == LEFT_OUT:
+            continue
         group = group_of(case)
         split, earlier = home.setdefault(group, (case.split, line))
         if case.split != split and case.split not in told[group]:

@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from cogalign.data.case import Case
-from cogalign.data.images import Fingerprint
+from cogalign.data.caseset import CaseSet, read_case_set, write_metadata
+from cogalign.data.duplicates import near_duplicates
+from cogalign.data.fingerprints import fingerprints_of
+from cogalign.data.groups import joined_groups
+from cogalign.data.stratify import stratified
 
-MAX_BITS = 6
-"""Photographs are compared when their 64 bits differ in at most so many places."""
-MAX_DIFFERENCE = 6.0
-"""Compared photographs are one when their thumbnails differ by at most so many of 255 grey levels on average."""
-_BANDS = 8
+if TYPE_CHECKING:
+    from cogalign.data.official import Rest
+    from cogalign.data.split_summary import SplitSummary
 
-
-def near_duplicates(fingerprints: Sequence[Fingerprint]) -> list[int]:
-    """For each image the index of the first image that shows the same photograph (its own, if there is none).
-
-    Two images are one photograph when their pixels are equal, or when both the perceptual hash and the grey
-    thumbnail agree (another size, another JPEG quality). Chains count: a = b and b = c puts a, b, c together.
-    The 64 bits are cut into eight bands: hashes that differ in at most seven bits share a band, so only images
-    with a common band are compared.
-    """
-    parents = list(range(len(fingerprints)))
-
-    def find(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
-    exact: dict[str, int] = {}
-    bands: dict[tuple[int, int], list[int]] = {}
-    for index, current in enumerate(fingerprints):
-        if current.digest in exact:
-            parents[index] = find(exact[current.digest])
-            continue
-        exact[current.digest] = index
-        keys = [(band, (current.bits >> (8 * band)) & 0xFF) for band in range(_BANDS)]
-        for other in sorted({other for key in keys for other in bands.get(key, ())}):
-            first, second = sorted((find(other), find(index)))
-            if first != second and _alike(current, fingerprints[other]):
-                parents[second] = first
-        for key in keys:
-            bands.setdefault(key, []).append(index)
-    return [find(index) for index in range(len(fingerprints))]
-
-
-def _alike(one: Fingerprint, other: Fingerprint) -> bool:
-    """Whether two fingerprints are of one photograph."""
-    if (one.bits ^ other.bits).bit_count() > MAX_BITS:
-        return False
-    return float(np.abs(one.thumbnail - other.thumbnail).mean()) <= MAX_DIFFERENCE
+LEFT_OUT = "left_out"
+"""The split of cases that a protocol or an official split does not use."""
 
 
 def group_of(case: Case) -> str:
@@ -62,35 +31,141 @@ def group_of(case: Case) -> str:
     return case.group or case.id
 
 
-def assign_splits(cases: Sequence[Case], test_share: float, seed: int) -> list[Case]:
-    """The cases with their `split` set to `train`, `validation` or `test`.
+def assign_splits(
+    cases: Sequence[Case], test_share: float, seed: int, validation_share: float | None = None
+) -> list[Case]:
+    """The cases with their `split` set to `train`, `validation` or `test`; the order of the cases makes no difference.
 
-    `test_share` of the groups go to `test` and half as large a share of the rest to `validation`. The groups
-    are put in order of their findings and data sets, at random within the same ones, and drawn at even
-    distances (systematic sampling), so that each finding has its share in each split to within one group.
+    Shares count cases, groups stay whole. Stratified are the findings, their combinations, the data sets, each finding
+    within each data set and each class of a data set: see `stratified`. Every finding and every combination of several
+    groups is in `train`; where they have two groups, they are in `test` too if that takes nothing from `train`.
+
+    Args:
+        cases: each with its findings, data set, group and, if known, `attributes["class"]`.
+        test_share: share of all cases that go to `test`.
+        seed: the same seed draws the same split.
+        validation_share: share of all cases that go to `validation`; None: half of `test_share` of the rest.
 
     Raises:
-        ValueError: `test_share` is not in [0, 1).
+        ValueError: the shares are not in [0, 1), or their sum is not.
     """
     if not 0 <= test_share < 1:
-        raise ValueError(f"data.test_share: found {test_share!r}, wanted a share in [0, 1)")
-    strata: dict[str, tuple[set[str], set[str]]] = {}
+        raise ValueError(f"test_share: found {test_share!r}, wanted a share in [0, 1)")
+    if validation_share is None:
+        validation_share = test_share / 2 * (1 - test_share)
+    if not 0 <= validation_share < 1 - test_share:
+        raise ValueError(f"validation_share: found {validation_share!r}, wanted a share in [0, {1 - test_share:g})")
+    names, labels, counts = _label_table(cases)
+    shares = np.array([1 - test_share - validation_share, test_share, validation_share])
+    several = np.asarray((counts > 0).sum(axis=0)).ravel() > 1
+    finding = np.array([kind == "finding" for kind, *_ in labels], dtype=bool)
+    combined = np.array([kind == "combination" for kind, *_ in labels], dtype=bool)
+    needed = np.stack((finding | (combined & several), (finding | combined) & several, np.zeros_like(several)))
+    weights = np.array([_WEIGHTS[kind] for kind, *_ in labels])
+    found = stratified(counts, shares, weights, needed, np.random.default_rng(seed))
+    home = {name: ("train", "test", "validation")[split] for name, split in zip(names, found.tolist(), strict=True)}
+    return [replace(case, split=home[group_of(case)]) for case in cases]
+
+
+_WEIGHTS = {"all": 1.0, "finding": 1.0, "source": 0.5, "finding of source": 0.5, "combination": 0.5, "class": 0.25}
+"""What the labels of each kind count."""
+
+
+def _label_table(cases: Sequence[Case]) -> tuple[list[str], list[tuple[str, ...]], csr_matrix]:
+    """Groups and labels in order, and how many cases of each label a group has (groups, labels)."""
+    rows: dict[str, Counter[tuple[str, ...]]] = {}
     for case in cases:
-        findings, data_sets = strata.setdefault(group_of(case), (set(), set()))
-        findings.update(case.findings)
-        data_sets.add(case.dataset)
-    generator = np.random.default_rng(seed)
-    names = sorted(strata)
-    order = dict(zip(names, generator.permutation(len(names)).tolist(), strict=True))
-    names.sort(key=lambda name: (*map(sorted, strata[name]), order[name]))
-    test = _drawn(names, test_share, float(generator.random()))
-    rest = [name for name in names if name not in test]
-    validation = _drawn(rest, test_share / 2, float(generator.random()))
-    split = {name: "test" if name in test else "validation" if name in validation else "train" for name in names}
-    return [replace(case, split=split[group_of(case)]) for case in cases]
+        rows.setdefault(group_of(case), Counter()).update(_labels(case))
+    names = sorted(rows)
+    labels = sorted({label for row in rows.values() for label in row})
+    number = {label: index for index, label in enumerate(labels)}
+    entries = [(group, number[label], n) for group, name in enumerate(names) for label, n in sorted(rows[name].items())]
+    table = np.array(entries, dtype=np.int64).reshape(-1, 3)
+    counts = csr_matrix((table[:, 2], (table[:, 0], table[:, 1])), shape=(len(names), len(labels)))
+    return names, labels, counts
 
 
-def _drawn(names: Sequence[str], share: float, start: float) -> set[str]:
-    """Every (1 / share)-th name, from a random start in [0, 1)."""
-    steps = np.floor(np.arange(len(names) + 1) * share + start)
-    return {name for name, before, after in zip(names, steps, steps[1:], strict=False) if after > before}
+def _labels(case: Case) -> set[tuple[str, ...]]:
+    """What a case counts for: kind and names."""
+    findings = sorted(set(case.findings))
+    labels: set[tuple[str, ...]] = {("all",), ("source", case.dataset)}
+    labels |= {("finding", name) for name in findings}
+    labels |= {("finding of source", name, case.dataset) for name in findings}
+    if len(findings) > 1:
+        labels.add(("combination", *findings))
+    class_ = case.attributes.get("class")
+    if isinstance(class_, str):
+        labels.add(("class", case.dataset, class_))
+    return labels
+
+
+def split_case_set(
+    root: Path,
+    method: Literal["stratified", "official", "paper"] = "stratified",
+    *,
+    test_share: float = 0.2,
+    validation_share: float | None = None,
+    seed: int = 3,
+    fold: int | None = None,
+    rest: Rest = "train",
+    grouped: bool = True,
+    repair: bool = False,
+    workers: int | None = None,
+) -> SplitSummary:
+    """Split a case set in place: only `split` in `metadata.jsonl` changes, and `group` where photographs repeat.
+
+    Near-duplicates are joined to one group first, whatever the method. Written beside are `split.json`, `split.svg`, and
+    the leak report (`leaks.md`, `leaks.json`, `leaks.jpg`). The metadata are replaced as a whole or not at all.
+
+    Args:
+        root: folder of the case set.
+        method: drawn by label and group (`assign_splits`), the data sets' own (`official_splits`), or the paper's protocol
+            (`paper_split`).
+        test_share: stratified, and official with `rest="stratify"`: share of the cases in `test`.
+        validation_share: likewise for `validation`; None: half of `test_share` of the rest. Paper: share of `train`
+            that becomes `validation`; None: none, as in the paper.
+        seed: of the draw.
+        fold: official: this fold is `test`.
+        rest: official: where cases without an official split go.
+        grouped: paper: by group, not by image.
+        repair: official: move the smaller side of a group that crosses splits.
+        workers: processes that decode images which `fingerprints.npz` does not know; default: one a processor.
+
+    Raises:
+        FileNotFoundError: there is no case set, or an image is missing.
+        ValueError: the method is unknown, a row or an image is bad, or see the functions named above.
+    """
+    from cogalign.data.leaks import find_leaks, write_leak_report
+    from cogalign.data.official import official_splits
+    from cogalign.data.protocol import paper_split, read_protocol
+    from cogalign.data.split_summary import summarise, write_summary
+
+    case_set = read_case_set(root)
+    groups = joined_groups(case_set.cases, near_duplicates(fingerprints_of(case_set, workers)))
+    cases = [replace(case, group=group) for case, group in zip(case_set.cases, groups, strict=True)]
+    notes: list[str] = []
+    settings: dict[str, Any] = {"seed": seed, "test_share": test_share, "validation_share": validation_share}
+    if method == "stratified":
+        after = assign_splits(cases, test_share, seed, validation_share)
+    elif method == "official":
+        settings |= {"fold": fold, "rest": rest, "repair": repair}
+        after, notes = official_splits(
+            cases,
+            fold=fold,
+            rest=rest,
+            repair=repair,
+            test_share=test_share,
+            validation_share=validation_share,
+            seed=seed,
+        )
+    elif method == "paper":
+        settings = {"seed": seed, "validation_share": validation_share, "grouped": grouped}
+        after, notes = paper_split(cases, read_protocol(), seed, grouped, validation_share or 0.0)
+    else:
+        raise ValueError(f"method: found {method!r}, wanted one of stratified, official, paper")
+    write_metadata(case_set.root, [case.to_row() for case in after])
+    report = find_leaks(CaseSet(case_set.root, after), workers)
+    summary = summarise(case_set.root, method, settings, case_set.cases, after, notes, report)
+    write_leak_report(report, case_set.root)
+    write_summary(summary, case_set.root)
+    return summary

@@ -9,8 +9,10 @@ from PIL import Image
 from rich.console import Console
 
 from cogalign.data.case import Box, Case
-from cogalign.data.caseset import METADATA, CaseSetWriter
+from cogalign.data.caseset import METADATA, CaseSetWriter, read_case_set
 from cogalign.data.check import Problem, check_case_set, format_table
+from cogalign.data.fingerprints import fingerprints_of
+from cogalign.data.images import fingerprint
 
 IMAGE = np.full((20, 24, 3), 90, np.uint8)
 MASK = np.zeros((20, 24), bool)
@@ -99,6 +101,59 @@ def test_a_missing_folder_or_metadata_or_an_empty_one_is_one_problem(tmp_path):
 
 def test_a_counterfactual_with_its_source_image_may_stand_alone(root):
     rewrite(root, replace(lesion(0), counterfactual_of="elsewhere", source_file_name="images/c1.png"))
+    assert check_case_set(root) == []
+
+
+def test_a_case_that_only_asks_and_answers_needs_no_finding(root):
+    asks = replace(lesion(1), findings=(), question="How many polyps?", answer="One.")
+    rewrite(root, lesion(0), asks, replace(asks, id="c2", file_name="images/c2.png", answer=""))
+    problem = only(check_case_set(root))
+    assert (problem.line, problem.field) == (3, "findings") and "question and answer" in problem.wanted
+
+
+def test_cases_that_are_left_out_may_be_of_a_group_in_a_split(root):
+    rewrite(root, replace(lesion(0), group="p"), replace(lesion(1), group="p", split="left_out"),
+            replace(lesion(2), group="p", split="test"))  # fmt: skip
+    problem = only(check_case_set(root))
+    assert (problem.line, problem.field) == (3, "group")
+
+
+def many(root, number: int) -> list[Case]:
+    """Cases with images of their own, enough for processes; each tenth has a broken image."""
+    cases = []
+    for n in range(number):
+        image = np.random.default_rng(n).integers(0, 255, (20, 24, 3), np.uint8)
+        name = f"images/m{n}.png"
+        Image.fromarray(image).save(root / name)
+        if n % 10 == 7:
+            (root / name).write_bytes((root / name).read_bytes()[:90])
+        cases.append(Case(f"m{n}", name, ("normal",), "train", organ="colonn" if n % 9 == 0 else "colon"))
+    return cases
+
+
+def test_processes_find_the_same_problems_in_the_order_of_the_lines(root):
+    rewrite(root, *many(root, 80))
+    found = check_case_set(root, workers=2)
+    assert found == check_case_set(root, workers=1)
+    assert [problem.line for problem in found] == sorted(
+        n + 1 for n in range(80) for _ in range((n % 10 == 7) + (n % 9 == 0))
+    )
+
+
+def test_splits_after_a_check_decode_nothing(root, monkeypatch):
+    cases = [one for number, one in enumerate(many(root, 12)) if number != 7]
+    rewrite(root, *cases)
+    check_case_set(root)
+    case_set = read_case_set(root)
+    fresh = [fingerprint(np.asarray(case_set.image(case))) for case in cases]
+    monkeypatch.setattr("cogalign.data.fingerprints.load_rgb", lambda path: pytest.fail(f"{path} is decoded again"))
+    for known, new in zip(fingerprints_of(case_set), fresh, strict=True):
+        assert (known.digest, known.bits, known.size) == (new.digest, new.bits, new.size)
+        assert np.array_equal(known.thumbnail, np.rint(new.thumbnail))
+
+
+def test_a_folder_that_cannot_be_written_to_is_checked_all_the_same(root):
+    (root / "fingerprints.npz").mkdir()
     assert check_case_set(root) == []
 
 
