@@ -20,6 +20,7 @@ from cogalign.data.case import Box, Case
 from cogalign.data.caseset import CaseSet, parse_rows, read_case_set, write_metadata
 from cogalign.data.images import image_size
 from cogalign.data.paths import file_stem, inside
+from cogalign.data.review.keep import keep_files
 from cogalign.data.review.lesions import Refined, complete_mask
 from cogalign.data.review.verdicts import Verdict
 from cogalign.training.atomic import write_text
@@ -51,7 +52,13 @@ class Applied:
 
 
 def apply_review(
-    case_set_dir: Path, refined: Sequence[Refined], verdicts: Mapping[str, Verdict], out_dir: Path
+    case_set_dir: Path,
+    refined: Sequence[Refined],
+    verdicts: Mapping[str, Verdict],
+    out_dir: Path,
+    *,
+    revised: Mapping[str, Case] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> Applied:
     """Write a new case set with refined masks and without rejected cases; the old one stays as it is.
 
@@ -66,6 +73,8 @@ def apply_review(
         refined: lesions, at most one entry a case; only for factual cases.
         verdicts: by case id.
         out_dir: the new folder, which must not exist.
+        revised: cases with corrected reports by id, in place of those of the case set.
+        files: texts of further files of the new folder by name, beside those that `keep_files` takes over.
 
     Raises:
         FileExistsError: `out_dir` exists.
@@ -79,6 +88,7 @@ def apply_review(
     if case_set_dir.resolve() in out_dir.resolve().parents:
         raise ValueError(f"{out_dir}: lies in the reviewed case set, which is not changed; wanted a folder beside it")
     case_set = read_case_set(case_set_dir)
+    case_set = CaseSet(case_set.root, [(revised or {}).get(case.id, case) for case in case_set.cases])
     before = _rejected_before(case_set)
     by_id = {item.case_id: item for item in refined}
     _check(case_set, refined, by_id)
@@ -89,7 +99,7 @@ def apply_review(
     _check_elsewhere(case_set, elsewhere, verdicts)
 
     sides = _sides(case_set, before, verdicts)
-    changed = _whole_folder(CaseSet(case_set.root, sides.kept), sides.left, by_id, out_dir)
+    changed = _whole_folder(CaseSet(case_set.root, sides.kept), sides.left, by_id, out_dir, files or {})
     return Applied(len(sides.kept), changed, sides.rejected, sides.restored, len(elsewhere))
 
 
@@ -123,12 +133,21 @@ def _sides(case_set: CaseSet, before: Sequence[Case], verdicts: Mapping[str, Ver
     return _Sides([*kept, *restored], [*rejected, *still], len(rejected), len(restored))
 
 
-def _whole_folder(case_set: CaseSet, rejected: Sequence[Case], refined: Mapping[str, Refined], out_dir: Path) -> int:
+def _whole_folder(
+    case_set: CaseSet,
+    rejected: Sequence[Case],
+    refined: Mapping[str, Refined],
+    out_dir: Path,
+    files: Mapping[str, str],
+) -> int:
     """Write the new folder under a temporary name, then rename it; the number of cases that changed."""
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".tmp", dir=out_dir.parent))
     try:
         changed = _write(case_set, rejected, refined, temporary)
+        for name, text in files.items():
+            write_text(temporary / name, text)
+        keep_files(case_set, temporary)
         # mkdtemp gives the owner alone access.
         mask = os.umask(0)
         os.umask(mask)

@@ -15,7 +15,9 @@ from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.data.images import image_size
 from cogalign.data.review.brush import encode
+from cogalign.data.review.fields import DIGEST, form_of
 from cogalign.data.review.lesions import UNNAMED, Lesion, lesions_of
+from cogalign.data.review.report_form import choices, report_controls, report_results
 from cogalign.data.review.verdicts import DECISIONS
 from cogalign.training.atomic import atomic_file, write_text
 from cogalign.training.progress import track
@@ -32,7 +34,7 @@ _COLOURS = ("#d73027", "#4575b4", "#1a9850", "#984ea3", "#ff7f00", "#8c510a", "#
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
-def export_label_studio(case_set: CaseSet, out: Path, images: Images = "link") -> Path:
+def export_label_studio(case_set: CaseSet, out: Path, images: Images = "link", reports: bool = False) -> Path:
     """Write `tasks.json` and `labelling.xml` for Label Studio into a folder.
 
     Factual cases: the lesions are predictions, brush regions where there is a mask, else rectangles, to be refined
@@ -44,22 +46,43 @@ def export_label_studio(case_set: CaseSet, out: Path, images: Images = "link") -
         out: the folder.
         images: `link`: addresses of Label Studio's local file storage, whose root is the case set's folder;
             `inline`: the images' bytes in the tasks.
+        reports: show the report of each factual case, filled in, to be corrected field by field.
 
     Raises:
-        FileNotFoundError, ValueError: an image or mask is missing or damaged.
+        FileNotFoundError, ValueError: an image or mask is missing or damaged; reports are wanted, but all cases are
+            counterfactuals, whose reports are made from their sources', or none has a report.
     """
+    if reports:
+        _check_reports(case_set)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / TASKS) as file:
         for number, case in enumerate(track(case_set.cases, "export Label Studio")):
-            text = json.dumps(_task(case_set, case, images), ensure_ascii=False)
+            text = json.dumps(_task(case_set, case, images, reports), ensure_ascii=False)
             file.write((("[\n" if number == 0 else ",\n") + text).encode())
         file.write(b"\n]\n")
-    write_text(out / CONFIG, labelling_config(case_set.cases))
+    write_text(out / CONFIG, labelling_config(case_set.cases, reports))
     return out
 
 
-def labelling_config(cases: Iterable[Case]) -> str:
-    """The labelling configuration (XML): labels for the findings of the cases, verdicts and a remark."""
+def _check_reports(case_set: CaseSet) -> None:
+    """There is a report to review."""
+    factual = [case for case in case_set.cases if case.counterfactual_of is None]
+    if not factual:
+        raise ValueError(f"{case_set.root}: all cases are counterfactuals, wanted factual cases to review reports")
+    if all(form_of(case).empty for case in factual):
+        raise ValueError(
+            f"{case_set.root}: no case has a report, wanted answers with the three headings; "
+            "write them with `cogalign data annotate`"
+        )
+
+
+def labelling_config(cases: Iterable[Case], reports: bool = False) -> str:
+    """The labelling configuration (XML): labels for the findings of the cases, verdicts and remarks.
+
+    Args:
+        cases: the cases of the case set.
+        reports: with a form for the report beside the image.
+    """
     cases = list(cases)
     paired = any(case.counterfactual_of is not None for case in cases)
     present = {finding for case in cases for finding in case.findings if case.counterfactual_of is None} - {"normal"}
@@ -69,6 +92,8 @@ def labelling_config(cases: Iterable[Case]) -> str:
         for index, name in enumerate([*findings, UNNAMED])
     )
     lines = ["<View>"]
+    if reports:
+        lines += ['<View style="display: flex; gap: 1em">', '<View style="flex: 3; min-width: 0">']
     if paired:
         lines += [
             '  <Header value="Source"/>',
@@ -82,13 +107,22 @@ def labelling_config(cases: Iterable[Case]) -> str:
     for tag, name in (("BrushLabels", BRUSH), ("PolygonLabels", POLYGON), ("RectangleLabels", RECTANGLE)):
         if present:
             lines += [f'  <{tag} name="{name}" toName="{IMAGE}">\n{labels}  </{tag}>']
-    choices = "".join(f'    <Choice value="{decision}"/>\n' for decision in DECISIONS)
-    lines += [f'  <Choices name="{VERDICT}" toName="{IMAGE}" choice="single-radio">\n{choices}  </Choices>']
-    lines += [f'  <TextArea name="{NOTE}" toName="{IMAGE}" placeholder="remark"/>', "</View>"]
-    return "\n".join(lines) + "\n"
+    if reports:
+        lines.append('  <Header value="Image and mask" size="5"/>')
+    lines += choices(VERDICT, IMAGE, DECISIONS, "single-radio")
+    lines.append(f'  <TextArea name="{NOTE}" toName="{IMAGE}" placeholder="remark"/>')
+    if reports:
+        lines += [
+            "</View>",
+            '<View style="flex: 2; min-width: 0">',
+            *report_controls(cases, IMAGE),
+            "</View>",
+            "</View>",
+        ]
+    return "\n".join([*lines, "</View>"]) + "\n"
 
 
-def _task(case_set: CaseSet, case: Case, images: Images) -> dict[str, Any]:
+def _task(case_set: CaseSet, case: Case, images: Images, reports: bool) -> dict[str, Any]:
     """The task of a case."""
     paired = case.counterfactual_of is not None
     about = ", ".join(case.findings) + (f" ({case.intervention} of {case.counterfactual_of})" if paired else "")
@@ -113,6 +147,9 @@ def _task(case_set: CaseSet, case: Case, images: Images) -> dict[str, Any]:
     quality = case.attributes.get("quality")
     if isinstance(quality, dict):
         results.append(_verdict("reject" if quality.get("failed") else "accept"))
+    if reports and not paired and not case.is_question:
+        results += report_results(case, IMAGE)
+        data[DIGEST] = form_of(case).digest
     task: dict[str, Any] = {"data": data}
     if results:
         task["predictions"] = [{"model_version": "cogalign", "result": results}]

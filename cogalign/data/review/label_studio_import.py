@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,11 @@ import numpy as np
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.data.images import image_size
+from cogalign.data.review.annotations import Annotation, read_annotations
 from cogalign.data.review.brush import decode
 from cogalign.data.review.coco import box_of
-from cogalign.data.review.label_studio import CASE_KEY
-from cogalign.data.review.lesions import Lesion, Refined, bounds, finding_of, without_refined
+from cogalign.data.review.fields import REPORT_CONTROLS
+from cogalign.data.review.lesions import UNNAMED, Lesion, Refined, bounds, finding_of, without_refined
 from cogalign.data.review.polygons import rasterise
 from cogalign.data.review.rle import Mask, Rle
 from cogalign.data.review.verdicts import Verdict, decision_of
@@ -34,118 +33,77 @@ class Annotations:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
 
-def is_label_studio(content: Any) -> bool:
-    """Whether a parsed JSON file looks like a Label Studio export."""
-    return isinstance(content, list) and all(isinstance(task, dict) for task in content) and bool(content)
-
-
 def parse_label_studio(content: Any, where: str, case_set: CaseSet) -> Annotations:
-    """Lesions and verdicts of a parsed Label Studio export (format JSON).
+    """Lesions and verdicts of a parsed Label Studio export; see `lesions_and_verdicts`.
 
-    Of several annotations of a task the newest wins; cancelled ones and predictions do not count. Brush, polygon and
+    Raises:
+        ValueError: see `read_annotations` and `lesions_and_verdicts`.
+    """
+    return lesions_and_verdicts(read_annotations(content, where, case_set), case_set)
+
+
+def lesions_and_verdicts(annotations: Iterable[Annotation], case_set: CaseSet) -> Annotations:
+    """What annotators said of images and masks. Results of report controls are passed by.
+
+    Of several annotations of a case one marked as ground truth wins, else the newest. Brush, polygon and
     rectangle regions, `choices` accept or reject and text areas (as remarks) are read. A rectangle that became a brush
     or polygon region of the same finding is dropped.
 
     Args:
-        content: the parsed file.
-        where: its name, for messages.
-        case_set: the reviewed case set.
+        annotations: of one or more exports.
+        case_set: the reviewed case set, findings as they were corrected.
 
     Raises:
         FileNotFoundError: an image of the case set is missing.
-        ValueError: the file is another export; a task is not the case set's; a region is damaged, of another type or
-            of another image size. The message names task and case.
+        ValueError: a region is damaged, of another type or of another image size. The message names task and case.
     """
-    if not is_label_studio(content):
-        raise ValueError(f"{where}: wanted Label Studio's export in format JSON, a list of tasks")
     found = Annotations()
-    newest: dict[str, tuple[datetime, Case, dict[str, Any], str]] = {}
-    for number, task in enumerate(content, start=1):
-        place = f"{where}: task {task.get('id', number)}"
-        if not isinstance(task.get("data"), dict):
-            raise ValueError(
-                f"{place}: found no data, wanted Label Studio's export in format JSON (not JSON-MIN or CSV)"
-            )
-        annotations = task.get("annotations") or task.get("completions") or []
-        if not isinstance(annotations, list):
-            raise ValueError(f"{place}: annotations: found {type(annotations).__name__}, wanted a list")
-        for annotation in annotations:
-            if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
-                raise ValueError(f"{place}: found an annotation without result, wanted format JSON")
-            if annotation.get("was_cancelled"):
-                continue
-            case = _case(task["data"], place, case_set)
-            when = _when(annotation, place)
-            if case.id not in newest or when >= newest[case.id][0]:
-                newest[case.id] = (when, case, annotation, place)
-    for _, case, annotation, place in newest.values():
+    newest: dict[str, Annotation] = {}
+    for annotation in annotations:
+        other = newest.get(annotation.case.id)
+        if other is None or (annotation.ground_truth, annotation.when) >= (other.ground_truth, other.when):
+            newest[annotation.case.id] = annotation
+    for annotation in newest.values():
         try:
-            _read(annotation, case, case_set, found)
+            _read(annotation, case_set, found)
         except (ValueError, TypeError, KeyError) as error:
             told = f"missing {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{place} (case {case.id!r}): {told}") from None
+            raise ValueError(f"{annotation.place}: {told}") from None
     return found
 
 
-def _case(data: Mapping[str, Any], place: str, case_set: CaseSet) -> Case:
-    """The case of a task."""
-    case_id = data.get(CASE_KEY)
-    if not isinstance(case_id, str) or case_id not in case_set.by_id:
-        near = get_close_matches(str(case_id), case_set.by_id, n=1, cutoff=0.0)
-        raise ValueError(
-            f"{place}: data.{CASE_KEY}: found {case_id!r}, which {case_set.root} does not have; nearest: {near[0]!r}"
-        )
-    return case_set.by_id[case_id]
-
-
-def _when(annotation: Mapping[str, Any], place: str) -> datetime:
-    """When an annotation was last changed; long ago if it does not tell."""
-    text = annotation.get("updated_at") or annotation.get("created_at")
-    if text is None:
-        return datetime.min.replace(tzinfo=UTC)
-    try:
-        when = datetime.fromisoformat(text)
-    except (ValueError, TypeError):
-        raise ValueError(f"{place}: updated_at: found {text!r}, wanted a time such as 2026-01-31T12:00:00Z") from None
-    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-
-
-def _annotator(annotation: Mapping[str, Any]) -> str:
-    """Who made an annotation: e-mail address, else number."""
-    who = annotation.get("completed_by")
-    if isinstance(who, dict):
-        who = who.get("email") or who.get("username") or who.get("id")
-    return "" if who is None else str(who)
-
-
-def _read(annotation: Mapping[str, Any], case: Case, case_set: CaseSet, found: Annotations) -> None:
+def _read(annotation: Annotation, case_set: CaseSet, found: Annotations) -> None:
     """Put the lesions and the verdict of an annotation to what was found."""
-    by = _annotator(annotation)
+    case = case_set.by_id[annotation.case.id]
     width, height = image_size(case_set.path(case.file_name))
     lesions: list[Lesion] = []
     decisions: list[str] = []
     notes: list[str] = []
-    for result in annotation["result"]:
+    for result in annotation.results:
         kind, value = result["type"], result.get("value", {})
+        if result.get("from_name") in REPORT_CONTROLS:
+            continue
         if kind == "choices":
             decisions += value["choices"]
         elif kind == "textarea":
             notes += [value["text"]] if isinstance(value["text"], str) else value["text"]
         elif kind in _REGIONS or kind in _REGIONS.values():
-            lesions.append(_lesion(result, value, case, height, width))
+            lesions.append(_lesion(result, value, annotation.case, case, height, width))
         elif kind not in ("labels", "relation"):
             raise ValueError(f"type: found {kind!r}, wanted one of {', '.join(_REGIONS.values())}, choices, textarea")
     if len(set(decisions)) > 1:
         raise ValueError(f"choices: found {', '.join(decisions)}, wanted one")
     if decisions:
         decision = decision_of(decisions[0], "choices")
-        found.verdicts[case.id] = Verdict(decision, by, "\n".join(notes), case.counterfactual_of)
+        found.verdicts[case.id] = Verdict(decision, annotation.by, "\n".join(notes), case.counterfactual_of)
     if lesions:
-        found.refined.append(Refined(case.id, tuple(without_refined(lesions)), by, confirmed=True))
+        found.refined.append(Refined(case.id, tuple(without_refined(lesions)), annotation.by, confirmed=True))
 
 
-def _lesion(result: Mapping[str, Any], value: Mapping[str, Any], case: Case, height: int, width: int) -> Lesion:
-    """The lesion of a region."""
+def _lesion(
+    result: Mapping[str, Any], value: Mapping[str, Any], before: Case, case: Case, height: int, width: int
+) -> Lesion:
+    """The lesion of a region; `before` is the case as the reviewer got it, `case` as it is corrected."""
     size = (result.get("original_width"), result.get("original_height"))
     if size != (width, height):
         raise ValueError(f"region: found an image of {size[0]} x {size[1]} pixels, wanted {width} x {height}")
@@ -155,7 +113,7 @@ def _lesion(result: Mapping[str, Any], value: Mapping[str, Any], case: Case, hei
     labels = value.get(_REGIONS[kind]) or value.get("labels")
     if not isinstance(labels, list) or len(labels) != 1 or not isinstance(labels[0], str):
         raise ValueError(f"{_REGIONS[kind]}: found {labels!r}, wanted one label")
-    finding = finding_of(labels[0], case)
+    finding = _finding(labels[0], before, case)
     if kind == "rectangle":
         corners = _rectangle(value, height, width)
         left, top = corners.min(axis=0)
@@ -165,6 +123,16 @@ def _lesion(result: Mapping[str, Any], value: Mapping[str, Any], case: Case, hei
     if not mask.any():
         raise ValueError(f"{kind} region: covers no pixel of the image")
     return Lesion(finding, bounds(mask), Rle.from_mask(mask))
+
+
+def _finding(label: str, before: Case, case: Case) -> str:
+    """The finding of a label. One that the report's review replaced by a single other is that other."""
+    if case.is_normal and not before.is_normal:
+        raise ValueError(f"label: found a region of {label!r}, but the report says normal; delete one of the two")
+    if before.findings != case.findings and len(case.findings) == 1 and not case.is_normal and label != UNNAMED:
+        old = finding_of(label, replace(before, findings=(*before.findings, *case.findings)))
+        return old if old in case.findings else case.findings[0]
+    return finding_of(label, case)
 
 
 def _polygon(value: Mapping[str, Any], height: int, width: int) -> Mask:

@@ -81,3 +81,60 @@ def pairs(tmp_path: Path) -> CaseSet:
     (root / "rejected.jsonl").write_text(json.dumps(bad) + "\n")
     (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if row is not bad))
     return read_case_set(root)
+
+
+REPORTS = {
+    "one": ("polyp", "Colon, white light, clear view.", "Sessile raised lesion, Paris Is.", "Regular pits, fine vessels, no bleeding."),
+    "two": ("erosion", "Stomach, antrum, white light.", "Shallow mucosal break, red rim.", "Surface coarse, vessels blurred, fibrin."),
+    "three": ("polyp", "Colon, caecum, white light.", "Pedunculated lesion, lobed head.", "Branched pits, brown vessels, crest."),
+    "four": ("normal", "Colon, rectum, white light.", "Smooth mucosa, folds intact.", "Regular surface, fine vessels, no scar."),
+}  # fmt: skip
+"""Finding and the three sections by case."""
+
+
+@pytest.fixture
+def reported(tmp_path: Path) -> CaseSet:
+    """Four cases with full reports and nine keywords; all but `four` have a mask and a box."""
+    from dataclasses import replace
+
+    from cogalign.cognition.keywords import extract
+    from cogalign.cognition.report import Report, render
+
+    root = tmp_path / "reported"
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[4:20, 5:25] = True
+    with CaseSetWriter(root) as writer:
+        for number, (name, (finding, *sections)) in enumerate(REPORTS.items()):
+            report = Report(*sections, (finding,))
+            lesion = finding != "normal"
+            plain = case(name, (finding,), lesion, *([Box(finding, 5, 4, 25, 20)] if lesion else []))
+            new = replace(plain, answer=render(report), keywords=extract(report))
+            writer.add(new, picture(number), mask if lesion else None)
+    return read_case_set(root)
+
+
+def handed_in(task: dict, by: object = 1, verdict: str | None = None, day: int = 1, **fields: object) -> dict:
+    """An annotation of a task as Label Studio exports it: its prediction with other contents of some fields.
+
+    `fields` are names of controls without `report_`, with their texts or choices (None: deleted), or fields of the
+    annotation itself (`was_cancelled`, `ground_truth`).
+    """
+    own = {name: fields.pop(name) for name in ("was_cancelled", "ground_truth") if name in fields}
+    results = []
+    for number, result in enumerate(task["predictions"][0]["result"]):
+        name = result["from_name"].removeprefix("report_")
+        value = result["value"]
+        if name in fields:
+            content = fields.pop(name)
+            if content is None:
+                continue
+            value = {"choices" if "choices" in value else "text": content}
+        results.append({**result, "id": f"r{number}", "origin": "prediction", "value": value})
+    for name, content in {**fields, "verdict": [verdict] if verdict else None}.items():
+        if content is not None:
+            kind, key = ("choices", "choices") if name in ("verdict", "findings") else ("textarea", "text")
+            results.append({"id": name, "from_name": f"report_{name}", "to_name": "image", "type": kind, "origin": "manual",
+                            "value": {key: content}})  # fmt: skip
+    return {"id": 10 * day, "completed_by": by, "result": results, "was_cancelled": False, "ground_truth": False,
+            "created_at": f"2026-03-{day:02d}T10:00:00.5Z", "updated_at": f"2026-03-{day:02d}T11:00:00.5Z",
+            "draft_created_at": None, "lead_time": 12.5, "prediction": {}, "result_count": len(results), **own}  # fmt: skip

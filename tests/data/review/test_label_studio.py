@@ -156,7 +156,7 @@ def test_a_damaged_region_names_task_and_case(cases: CaseSet, results: list[dict
     ("change", "message"),
     [
         ({"data": {"cogalign_id": "bosed"}}, "found 'bosed'.*nearest: 'boxed'"),
-        ({"data": None}, "not JSON-MIN"),
+        ({"data": None}, "found no data, wanted .*format JSON"),
         ({"annotations": {"1": 2}}, "annotations: found dict"),
         ({"annotations": [{"id": 1}]}, "annotation without result"),
         ({"annotations": [{"result": [], "updated_at": "yesterday"}]}, "updated_at: found 'yesterday'"),
