@@ -67,6 +67,8 @@ def unsuitable(case: Case) -> str | None:
     unknown = [finding for finding in case.findings if finding not in FINDINGS]
     if case.counterfactual_of is not None:
         return "is a counterfactual"
+    if case.is_question:
+        return "question case: no findings"
     if case.is_normal:
         return "normal: no lesion"
     if unknown:

@@ -34,7 +34,7 @@ class Case:
     id: str
     file_name: str
     findings: tuple[str, ...]
-    """Ids of the taxonomy, e.g. `("polyp",)`; `("normal",)` when there is none."""
+    """Ids of the taxonomy, e.g. `("polyp",)`; `("normal",)` when there is none; empty for a question case."""
     split: str
     organ: str = "unknown"
     """`esophagus`, `stomach`, `small_bowel`, `colon` or `unknown`."""
@@ -66,6 +66,11 @@ class Case:
         """Whether nothing was found."""
         return self.findings == ("normal",)
 
+    @property
+    def is_question(self) -> bool:
+        """Whether it only asks and answers (visual question answering): nobody said what is found."""
+        return not self.findings
+
     def to_row(self) -> dict[str, Any]:
         """The row of `metadata.jsonl`: all keys in a fixed order, so that every row has the same columns.
 
@@ -96,8 +101,10 @@ class Case:
         for name in _TEXT_FIELDS:
             _require(isinstance(values.get(name, ""), str), name, row.get(name), "a text")
         findings = row.get("findings")
-        _require(bool(findings) and _is_texts(findings), "findings", findings, 'a list of findings such as ["polyp"]')
-        values["findings"] = tuple(row["findings"])
+        asks = bool(values.get("question")) and bool(values.get("answer"))
+        wanted = 'a list of findings such as ["polyp"]; none only where question and answer are both set'
+        _require((bool(findings) or asks) and _is_texts(findings or []), "findings", findings, wanted)
+        values["findings"] = tuple(findings or ())
         values["boxes"] = _boxes(values.get("boxes", []))
         values["keywords"] = _keywords(values.get("keywords", {}))
         values["attributes"] = _attributes(values.get("attributes", {}))

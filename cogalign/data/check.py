@@ -76,12 +76,17 @@ def check_case_set(root: str | Path, workers: int | None = None) -> list[Problem
         return [Problem(None, None, METADATA, str(error), "a file that can be read")]
     if not numbered and not problems:
         problems.append(Problem(None, None, METADATA, "no case", "one JSON object a line"))
-    results = each(_checked, [(folder, case) for _, case in numbered], "check", workers) if numbered else ()
+    shared: dict[str, list[tuple[int, Case]]] = defaultdict(list)  # questions may share an image: it is decoded once
+    for line, case in numbered:
+        shared[case.file_name].append((line, case))
+    items = [(folder, [case for _, case in cases]) for cases in shared.values()]
     prints: dict[str, Fingerprint] = {}
-    for (line, case), (found, print_) in zip(numbered, results, strict=True):
-        problems.extend(Problem(line, case.id, *rest) for rest in found)
+    results = each(_checked, items, "check", workers) if items else ()
+    for (name, cases), (found, print_) in zip(shared.items(), results, strict=True):
+        for (line, case), rest in zip(cases, found, strict=True):
+            problems.extend(Problem(line, case.id, *one) for one in rest)
         if print_ is not None:
-            prints[case.file_name] = print_
+            prints[name] = print_
     if prints:
         with suppress(OSError):  # a read-only folder: the next one decodes again
             write_fingerprints(folder, list(prints), list(prints.values()))
@@ -118,11 +123,11 @@ Found = tuple[str, str, str]
 """Field, what was found, what is wanted."""
 
 
-def _checked(item: tuple[Path, Case]) -> tuple[list[Found], Fingerprint | None]:
-    """Problems of one case by itself, and its image's fingerprint if that can be read. A worker calls it."""
-    folder, case = item
-    image = _image(folder, case.file_name)
-    found = list(_case_problems(folder, case, image))
+def _checked(item: tuple[Path, Sequence[Case]]) -> tuple[list[list[Found]], Fingerprint | None]:
+    """Problems of each case of one image, and the image's fingerprint if it can be read. A worker calls it."""
+    folder, cases = item
+    image = _image(folder, cases[0].file_name)
+    found = [list(_case_problems(folder, case, image)) for case in cases]
     return found, fingerprint(np.asarray(image)) if isinstance(image, Image.Image) else None
 
 
@@ -195,11 +200,13 @@ def _box(finding: str, sides: tuple[int, int, int, int], size: tuple[int, int] |
 
 
 def _repeats(numbered: Iterable[tuple[int, Case]]) -> Iterator[Problem]:
-    """Ids and image files that occur twice."""
-    first: dict[tuple[str, str], int] = {}
+    """Ids and image files that occur twice; questions of one group may share an image."""
+    first: dict[tuple[str, str], tuple[int, Case]] = {}
     for line, case in numbered:
         for name, value in (("id", case.id), ("file_name", str(PurePosixPath(case.file_name)))):
-            if (earlier := first.setdefault((name, value), line)) != line:
+            earlier, other = first.setdefault((name, value), (line, case))
+            questions = case.is_question and other.is_question and case.group != "" and case.group == other.group
+            if earlier != line and not (name == "file_name" and questions):
                 yield Problem(line, case.id, name, f"{value!r}, which is on line {earlier} too", "each one once")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import read_case_set
+from cogalign.data.lazy_image import lazy_image
 from cogalign.evaluation.audit import RATES, REMAINING, audit_model, kind_of
 from cogalign.evaluation.collect import Job, collect, stamp, subjects
 from cogalign.evaluation.perturbations import spots
@@ -39,7 +41,8 @@ def plan(context: StageContext) -> list[Job]:
             f"{pairs.root}: counterfactual_of {missing[0]!r} is not in {factual_set.root}; "
             "run the stage counterfactual again"
         )
-    plain_cases = spread(factual_set.split(settings.split), settings.limit)
+    judged = [case for case in factual_set.split(settings.split) if not case.is_question]
+    plain_cases = spread(judged, settings.limit)
     wanted.update(case.id for case in plain_cases)
     sources = [case for case in factual_set.cases if case.id in wanted]
 
@@ -48,10 +51,12 @@ def plan(context: StageContext) -> list[Job]:
         return Image.fromarray(spots(pixels, stream(seed, case.id), settings.spots))
 
     jobs = [
-        Job("factual", sources, factual_set.image, stamp(factual_set)),
+        Job("factual", sources, partial(lazy_image, factual_set), stamp(factual_set)),
         Job("spots", plain_cases, spotted, f"{settings.spots} spots, seed {seed}, {stamp(factual_set)}"),
     ]
-    return jobs + [Job(kind, cases, pairs.image, stamp(pairs)) for kind, cases in edited.items() if cases]
+    return jobs + [
+        Job(kind, cases, partial(lazy_image, pairs), stamp(pairs)) for kind, cases in edited.items() if cases
+    ]
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -69,6 +74,9 @@ def run(context: StageContext) -> dict[str, Any]:
     settings = context.recipe.audit
     jobs = plan(context)
     models, notes = subjects(context, settings.models)
+    asked = sum(case.is_question and case.split == settings.split for case in read_case_set(context.case_set_dir).cases)
+    if asked:
+        notes.append(f"{asked} question cases have no findings: left out of the audit")
     absent = [kind for kind in RATES if kind not in {job.kind for job in jobs}]
     if absent:
         notes.append(f"no counterfactual of kind {', '.join(absent)}: that rate and the causal score are left out")

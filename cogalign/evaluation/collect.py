@@ -20,6 +20,7 @@ from cogalign.data.caseset import METADATA, CaseSet
 from cogalign.evaluation.predict import frame_of, predict_cases
 from cogalign.evaluation.storage import read_frame, write_frame
 from cogalign.models.load import load_model
+from cogalign.models.pixel_cache import cached
 from cogalign.training.context import STAGE_OF_ROLE, StageContext
 from cogalign.training.progress import say
 
@@ -94,6 +95,7 @@ def key_of(context: StageContext, subject: Subject, jobs: Sequence[Job], max_com
 
 def _ask(context: StageContext, subject: Subject, jobs: Sequence[Job], **options: Any) -> pd.DataFrame:
     loaded = load_model(context.recipe.model, subject.checkpoint)
+    loaded = cached(loaded, context.run_dir, context.recipe.data.cache_gb)
     frames = [
         predict_cases(
             loaded, job.cases, job.images, question=context.recipe.data.question, model=subject.role, kind=job.kind,

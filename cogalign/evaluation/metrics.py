@@ -37,6 +37,11 @@ def _mean(values: pd.Series) -> float | None:
     return float(known.astype(float).mean()) if len(known) else None
 
 
+def with_findings(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cases with findings: a question case has none, so that a diagnosis is neither right nor wrong."""
+    return frame[frame["findings"].map(len).astype(int) > 0]
+
+
 def is_multi_label(frame: pd.DataFrame) -> pd.Series:
     """Whether the case has more than one finding, a row each."""
     return frame["findings"].map(len) > 1
@@ -118,7 +123,8 @@ def _interval(frame: pd.DataFrame, column: str, resamples: int, seed: int) -> tu
 
 
 def summarize(frame: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """All metrics of one model on one split, each with its 95 % interval under `<name>_ci`."""
+    """All metrics of one model on one split, each with its 95 % interval under `<name>_ci`; question cases do not count."""
+    frame = with_findings(frame)
     multi = is_multi_label(frame)
     parts = {"accuracy_single_label": frame[~multi], "accuracy_multi_label": frame[multi]}
     result: dict[str, Any] = {"accuracy": accuracy(frame), "accuracy_ci": _interval(frame, "correct", resamples, seed)}

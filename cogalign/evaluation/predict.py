@@ -17,6 +17,7 @@ from cogalign.evaluation.location import location_correct
 from cogalign.evaluation.metrics import exact_match
 from cogalign.generation.hf import Completion, generate
 from cogalign.models.load import LoadedModel
+from cogalign.models.pixel_ahead import batches_ahead
 from cogalign.training.progress import track
 
 COLUMNS = (
@@ -93,7 +94,8 @@ def predict_cases(
     Args:
         loaded: the model and its processor.
         cases: what is asked about, in the order of the rows.
-        images: gives the image of a case; called once a case, a batch at a time, so that images need not fit in memory.
+        images: gives the image of a case; called once a case, at most a batch ahead of the model and then in a thread,
+            so that images need not fit in memory.
         question: the question of every prompt whose case has none of its own.
         model: name of the model in the column `model`.
         kind: value of the column `kind`.
@@ -105,10 +107,14 @@ def predict_cases(
     """
     rows: list[dict[str, Any]] = []
     batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
-    for batch in track(batches, f"{model}: {kind}, {len(cases)} images in batches"):
+    pictures = batches_ahead(
+        getattr(loaded, "processor", None), batches, lambda batch: [images(case) for case in batch]
+    )
+    described = f"{model}: {kind}, {len(cases)} images in batches"
+    for batch, some in zip(track(batches, described), pictures, strict=True):
         completions = generate(
             loaded,
-            [images(case) for case in batch],
+            some,
             [question_of(case, question) for case in batch],
             max_completion_length=max_completion_length,
             batch_size=batch_size,

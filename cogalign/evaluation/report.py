@@ -14,7 +14,7 @@ from cogalign.cognition.taxonomy import FINDINGS, name_of
 from cogalign.data.caseset import METADATA, read_case_set
 from cogalign.evaluation.audit import LOWER_IS_BETTER, RATES
 from cogalign.evaluation.gallery import Pair, gallery
-from cogalign.evaluation.metrics import confusion, per_finding
+from cogalign.evaluation.metrics import confusion, per_finding, with_findings
 from cogalign.evaluation.plots import CURVES, accuracy_plot, interval_plot, reward_plot
 from cogalign.evaluation.storage import read_frame, read_json, rows_of
 from cogalign.recipe import Recipe
@@ -31,6 +31,13 @@ METRICS = {
     "format_rate": "Format",
 }
 """Metrics of the table of accuracy, and their headings."""
+QUESTION_METRICS = {
+    "question_accuracy": "Right answers",
+    "question_choice_accuracy": "… multiple choice",
+    "question_open_accuracy": "… open, same words",
+    "question_f1": "Open, F1 of words",
+}
+"""Metrics of the table of questions, and their headings."""
 RATE_NAMES = {
     "removal_normal_rate": "Lesion removed → says normal",
     "control_keep_rate": "Same edit off the lesion → diagnosis kept",
@@ -92,7 +99,7 @@ def facts(recipe: Recipe) -> dict[str, str]:
             f"phantoms, {data.phantom.size}² pixels, confounding {data.phantom.confounding:g}, seed {data.phantom.seed}"
         )
     elif data.imports:
-        source = "photographs: " + ", ".join(dict.fromkeys(item.layout for item in data.imports))
+        source = "photographs: " + ", ".join(dict.fromkeys(item.card for item in data.imports))
     else:
         source = f"case set {Path(data.case_set).name}" if data.case_set else "not stated"
     mix = recipe.grpo.mix
@@ -107,9 +114,14 @@ def facts(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def accuracy_section(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Plot and tables of `evaluate/metrics.json`."""
-    models = metrics["models"]
+def accuracy_section(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Plot and tables of `evaluate/metrics.json`; None if no split has a case with findings."""
+    known = {
+        role: {name: one for name, one in splits.items() if one["n"]} for role, splits in metrics["models"].items()
+    }
+    models = {role: splits for role, splits in known.items() if splits}
+    if not models:
+        return None
     rows = [
         [role, split, *(with_interval(values.get(name), values.get(f"{name}_ci")) for name in METRICS), values["n"]]
         for split in dict.fromkeys(split for splits in models.values() for split in splits)
@@ -130,6 +142,31 @@ def accuracy_section(metrics: Mapping[str, Any]) -> dict[str, Any]:
         for split, one in splits.items()
     ]
     return {"plot": accuracy_plot(models), "rows": rows, "headings": list(METRICS.values()), "comparisons": comparisons}
+
+
+def questions_section(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Tables of the question cases of `evaluate/metrics.json`, one of them by category; None if there are none."""
+    found = [
+        (role, split, values)
+        for role, splits in metrics["models"].items()
+        for split, values in splits.items()
+        if values.get("question_n")
+    ]
+    rows = [
+        [
+            role,
+            split,
+            *(with_interval(values[name], values[f"{name}_ci"]) for name in QUESTION_METRICS),
+            values["question_n"],
+        ]
+        for role, split, values in found
+    ]
+    categories = [
+        [role, split, name, with_interval(one["accuracy"], one["accuracy_ci"]), one["n"]]
+        for role, split, values in found
+        for name, one in values.get("question_categories", {}).items()
+    ]
+    return {"rows": rows, "headings": list(QUESTION_METRICS.values()), "categories": categories} if rows else None
 
 
 def audit_section(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +259,7 @@ def render(context: StageContext) -> str:
     metrics = {stage: read_json(path) if path.exists() else None for stage, path in paths.items()}
     evaluate, audit = metrics["evaluate"], metrics["audit"]
     predictions_path = run_dir / "evaluate" / "predictions.parquet"
-    predictions = read_frame(predictions_path) if evaluate and predictions_path.exists() else None
+    predictions = with_findings(read_frame(predictions_path)) if evaluate and predictions_path.exists() else None
     curves = read_curves(run_dir / "grpo")
     has_audit = bool(audit and audit["models"])
     environment = Environment(
@@ -234,6 +271,7 @@ def render(context: StageContext) -> str:
         facts=facts(context.recipe),
         tiles=tiles(evaluate, audit),
         accuracy=accuracy_section(evaluate) if evaluate and evaluate["models"] else None,
+        questions=questions_section(evaluate) if evaluate else None,
         audit=audit_section(audit) if audit and has_audit else None,
         rate_names=RATE_NAMES,
         findings=[findings_section(predictions, split) for split in predictions["split"].unique()]

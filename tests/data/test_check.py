@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from cogalign.data.case import Box, Case
-from cogalign.data.caseset import METADATA, CaseSetWriter, read_case_set
+from cogalign.data.caseset import METADATA, CaseSetWriter, read_case_set, write_metadata
 from cogalign.data.check import Problem, check_case_set, format_table
 from cogalign.data.fingerprints import fingerprints_of
 from cogalign.data.images import fingerprint
@@ -180,3 +180,15 @@ def test_bad_content_never_raises(tmp_path_factory, changes, junk):
     problems = check_case_set(root)
     assert problems
     Console(file=open("/dev/null", "w", encoding="utf-8")).print(format_table(problems))  # noqa: SIM115
+
+
+def test_questions_on_one_image_may_share_its_file(tmp_path):
+    cases = [Case(name, "images/a.png", (), "train", group="a", question=f"{name}?", answer="yes") for name in "pq"]
+    with CaseSetWriter(tmp_path) as writer:
+        writer.add(cases[0], IMAGE)
+    write_metadata(tmp_path, [case.to_row() for case in cases])
+    assert check_case_set(tmp_path) == []
+    write_metadata(tmp_path, [cases[0].to_row(), replace(cases[1], group="b").to_row()])
+    assert [problem.field for problem in check_case_set(tmp_path)] == ["file_name"]
+    write_metadata(tmp_path, [cases[0].to_row(), replace(cases[1], findings=("normal",), question="").to_row()])
+    assert [problem.field for problem in check_case_set(tmp_path)] == ["file_name"]

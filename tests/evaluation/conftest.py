@@ -92,6 +92,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [[Completion(answer_of(loaded, image), (1, 2), True)] for image in images]
 
     monkeypatch.setattr(collect, "load_model", load_model)
+    monkeypatch.setattr(collect, "cached", lambda loaded, run_dir, cache_gb: loaded)
     monkeypatch.setattr(predict, "generate", generate)
     return roles
 
