@@ -42,7 +42,7 @@ MODULES = {
 }
 """Module of each stage; it is imported when the stage runs."""
 
-WITHOUT_EFFECT = ("checkpoint_every", "workers", "quality.batch_size",
+WITHOUT_EFFECT = ("checkpoint_every", "workers", "quality.batch_size", "cache_gb",
                   *(f"masks.grounding.{name}" for name in ("api_key_env", "concurrency", "timeout", "retries")))  # fmt: skip
 """Settings that do not change a result, and so are in no digest."""
 AFTERWARDS = {
@@ -83,14 +83,15 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] | None = None, force: bool 
     with _only_one(run_dir), signals_interrupt():
         if is_main_process():
             write_text(run_dir / "recipe.yaml", recipe_yaml(recipe))
-        _run_stage(StageContext(recipe, run_dir, DATA), _prepare_data, force and stages is None)
+        _data(recipe, force and stages is None)
         if "counterfactual" in wanted and SEGMENTER not in wanted and SEGMENTER in inputs_of(recipe, "counterfactual"):
             # Like the data, the segmenter is a means: nobody has to ask for it.
             wanted.insert(wanted.index("counterfactual"), SEGMENTER)
         for stage in wanted:
-            _run_stage(
-                StageContext(recipe, run_dir, stage), _function_of(stage), force and (stages is None or stage in stages)
-            )
+            again = force and (stages is None or stage in stages)
+            _run_stage(StageContext(recipe, run_dir, stage), _function_of(stage), again)
+        if stages is None and is_main_process():
+            shutil.rmtree(run_dir / "cache", ignore_errors=True)  # of pixels: the stages are done with it
     return summarize(recipe)
 
 
@@ -113,7 +114,7 @@ def run_fills(recipe: Recipe, names: str | None, limit: int) -> str:
 
     run_dir, chosen = recipe.run_dir, fills_named(names, recipe.counterfactual.diffusion_model)
     with _only_one(run_dir), signals_interrupt():
-        _run_stage(StageContext(recipe, run_dir, DATA), _prepare_data, False)
+        _data(recipe, False)
         from cogalign.counterfactual.locate import segmenter_folder
         from cogalign.counterfactual.quality.compare import compare_fills
 
@@ -222,6 +223,14 @@ def summarize(recipe: Recipe) -> dict[str, Any]:
     if is_main_process():
         write_json(recipe.run_dir / "summary.json", summary)
     return summary
+
+
+def _data(recipe: Recipe, force: bool) -> None:
+    """Run the pseudo-stage `data`, unless it is finished."""
+    from cogalign.data.prepare import follow_references
+
+    follow_references(recipe.data)
+    _run_stage(StageContext(recipe, recipe.run_dir, DATA), _prepare_data, force)
 
 
 def _prepare_data(context: StageContext) -> dict[str, Any]:

@@ -2,42 +2,69 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
+import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
+from cogalign.data.lazy_image import LazyImage
+from cogalign.data.packed import PackedCases
+from cogalign.data.paths import inside
 from cogalign.data.sampler import StepSampler
 
 
-class CaseDataset(Dataset[tuple[Case, Image.Image]]):
-    """Cases of a case set with their images; small images stay in memory once they were read."""
+class CaseDataset(Dataset[tuple[Case, LazyImage]]):
+    """Cases of a case set with their images, which are decoded when their pixels are asked for."""
 
-    def __init__(self, case_set: CaseSet, cases: Sequence[Case], keep_bytes: int = 2**28) -> None:
-        self.case_set = case_set
-        self.cases = list(cases)
-        self._kept: dict[int, Image.Image] = {}
-        self._room = keep_bytes
+    def __init__(self, case_set: CaseSet, cases: Sequence[Case]) -> None:
+        """Keep what worker processes need, without the object of every case (see `PackedCases`)."""
+        self.root = case_set.root
+        self.cases = PackedCases(cases)
 
     def __len__(self) -> int:
         """Number of cases."""
         return len(self.cases)
 
-    def __getitem__(self, index: int) -> tuple[Case, Image.Image]:
+    def __getitem__(self, index: int) -> tuple[Case, LazyImage]:
         """A case and its image (RGB)."""
         case = self.cases[index]
-        image = self._kept.get(index)
-        if image is None:
-            image = self.case_set.image(case)
-            size = image.width * image.height * 3
-            if size <= self._room:
-                self._kept[index] = image
-                self._room -= size
-        return case, image
+        return case, LazyImage(inside(self.root, case.file_name))
+
+
+def start_worker(worker: int) -> None:
+    """A worker is one of several: threads of its own would stand in the others' way, and it shares memory.
+
+    Python's garbage collection writes into every object that it looks at; frozen ones it leaves alone, and what came
+    from the main process stays shared.
+    """
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    gc.freeze()
+
+
+def batches_of(data: Dataset[Any], collate: Callable[[Any], Any], workers: int, **options: Any) -> DataLoader[Any]:
+    """A loader whose items are read and made into batches in worker processes, in pinned memory where there is a GPU.
+
+    Args:
+        data: what is read.
+        collate: makes a batch of items.
+        workers: processes; 0 for this one.
+        options: others of `DataLoader`.
+    """
+    return DataLoader(
+        data,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=start_worker if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
 
 
 class PositionedData(LightningDataModule):
@@ -96,12 +123,13 @@ class SftData(PositionedData):
         """Batches from the position on."""
         size = len(self.train)  # type: ignore[arg-type]
         sampler = StepSampler(size, self.batch_size, self.batches, self.seed, self.consumed, *self.ranks, self.lengths)
-        return DataLoader(self.train, batch_sampler=sampler, collate_fn=self.collate, num_workers=self.workers)
+        return batches_of(self.train, self.collate, self.workers, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """All validation batches."""
+        """All validation batches; the workers stay for the next validation."""
         if self.validation is None:
             return []
-        return DataLoader(
-            self.validation, batch_size=self.batch_size, collate_fn=self.collate, num_workers=self.workers
+        stay = self.workers > 0
+        return batches_of(
+            self.validation, self.collate, self.workers, batch_size=self.batch_size, persistent_workers=stay
         )

@@ -71,6 +71,7 @@ class Collector:
         count = self.settings.steps_per_generation
         self.engine.renew_features()
         with watch("sampling"):
+            self._look_ahead(generation + 1)
             parts = [self._sampled(MIX, generation * count + index, None) for index in range(count)]
         micros = [micro for part in parts for micro in part]
         with watch("rewards"):
@@ -90,6 +91,16 @@ class Collector:
             if self.settings.dynamic_sampling:
                 part.metrics["dynamic_sampling/replaced"] = replaced
         return Experience(slices, self.settings.num_iterations)
+
+    def _look_ahead(self, generation: int) -> None:
+        """Wait for the images of this generation, and let those of the next one be made ready."""
+        ahead, source, count = self.engine.ahead, self.streams[MIX], self.settings.steps_per_generation
+        assert source is not None
+        if ahead.active:
+            ahead.wait()
+            steps = range(generation * count, (generation + 1) * count)
+            cases = [case for index in steps for case in source.step(index)]
+            ahead.submit(lambda: [self.engine.read_image(case) for case in cases])
 
     def _sampled(self, stream: int, index: int, limit: int | None) -> list[MicroBatch]:
         """Micro-batches of the step `index` of a stream, of its first `limit` cases."""

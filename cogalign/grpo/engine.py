@@ -19,6 +19,7 @@ from cogalign.models.adapt import Reference
 from cogalign.models.features import ImageFeatures, shared_image_features
 from cogalign.models.inputs import Inputs
 from cogalign.models.load import LoadedModel
+from cogalign.models.pixel_ahead import Ahead
 from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import distinct_prompts, encode_prompts, to_device
 from cogalign.recipe import GrpoSettings
@@ -58,6 +59,8 @@ class Engine:
         self.reference = Reference(loaded) if settings.beta > 0 else None
         self._stack = ExitStack()
         self.features = ImageFeatures()
+        self.ahead = Ahead(loaded.processor)
+        """Gets the images of the next generation ready."""
         self.how = SamplingSettings(
             settings.max_completion_length,
             settings.num_generations,
@@ -80,6 +83,11 @@ class Engine:
     def close(self) -> None:
         """Give the model back as it was."""
         self._stack.close()
+
+    def end(self) -> None:
+        """Give the model back as it was, and end the thread that looks ahead."""
+        self.close()
+        self.ahead.close()
 
     def questions(self, draws: Sequence[Draw]) -> list[str]:
         """The question of each case."""

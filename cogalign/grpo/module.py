@@ -230,7 +230,7 @@ class GrpoModule(LightningModule):
 
     def on_fit_end(self) -> None:
         """Give the model back as it was."""
-        self.engine.close()
+        self.engine.end()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on what is trainable."""

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.data.lazy_image import lazy_image
 from cogalign.generation.vllm_server import require_adapter
 from cogalign.grpo.mix import PromptSampler
 from cogalign.grpo.module import GrpoModule
@@ -18,6 +19,7 @@ from cogalign.grpo.rewards.pool import RewardPool
 from cogalign.grpo.vllm_rollouts import VllmRollouts
 from cogalign.models.adapt import save_checkpoint, set_trainable, train_all
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
+from cogalign.models.pixel_cache import cached
 from cogalign.recipe import PARTS, Recipe
 from cogalign.training.atomic import readable
 from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
@@ -38,11 +40,11 @@ class PairReader:
         self.factual, self.counterfactual = factual, counterfactual
 
     def __call__(self, case: Case) -> Image.Image:
-        """The image of a case."""
+        """The image of a case, not decoded yet."""
         if case.intervention is None:
-            return self.factual.image(case)
+            return lazy_image(self.factual, case)
         assert self.counterfactual is not None
-        return self.counterfactual.image(case)
+        return lazy_image(self.counterfactual, case)
 
     def pools(self) -> dict[str, list[Case]]:
         """Training cases by intervention."""
@@ -53,6 +55,20 @@ class PairReader:
         return found
 
 
+def with_findings(case_set: CaseSet) -> CaseSet:
+    """The case set without its question cases, of which no reward can tell whether the diagnosis is right.
+
+    Raises:
+        ValueError: no training case is left.
+    """
+    kept = [case for case in case_set.cases if not case.is_question]
+    if len(kept) < len(case_set.cases):
+        say(f"grpo: {len(case_set.cases) - len(kept)} question cases have no findings: left out")
+        if all(case.split != SPLIT for case in kept):
+            raise ValueError(f"{case_set.root}: the split {SPLIT} has question cases only, wanted cases with findings")
+    return CaseSet(case_set.root, kept)
+
+
 def open_cases(context: StageContext) -> PairReader:
     """Both case sets; the counterfactual one only if the mix asks for it.
 
@@ -61,7 +77,7 @@ def open_cases(context: StageContext) -> PairReader:
     """
     mix = context.recipe.grpo.mix
     wanted = [part for part in PARTS if part != "factual" and getattr(mix, part) > 0]
-    factual = read_case_set(context.case_set_dir)
+    factual = with_findings(read_case_set(context.case_set_dir))
     if not wanted:
         return PairReader(factual, None)
     if not (context.counterfactual_dir / "metadata.jsonl").is_file():
@@ -162,8 +178,10 @@ def _run(context: StageContext, pool: RewardPool, stack: ExitStack) -> dict[str,
         loggers=build_loggers(recipe, context),
     )
     rollouts = open_rollouts(context, loaded, stack)
-    module = build_module(recipe, loaded, open_cases(context), pool, trainer.global_rank, trainer.world_size, rollouts)
-    stack.callback(module.engine.close)
+    with_cache = cached(loaded, context.run_dir, recipe.data.cache_gb)
+    cases, rank, ranks = open_cases(context), trainer.global_rank, trainer.world_size
+    module = build_module(recipe, with_cache, cases, pool, rank, ranks, rollouts)
+    stack.callback(module.engine.end)
     say(f"grpo: {settings.prompts_per_step} prompts x {settings.num_generations} completions a step")
     # the module knows its own position; the loader only counts optimizer steps
     steps: DataLoader[Any] = DataLoader(range(settings.steps), batch_size=None)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from cogalign.data.datamodule import CaseDataset, SftData
 from cogalign.generation.hf import generate
 from cogalign.models.adapt import add_lora, save_checkpoint, train_all
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
+from cogalign.models.pixel_cache import with_pixel_cache
 from cogalign.recipe import Recipe
 from cogalign.sft.module import SftModule
 from cogalign.training.atomic import readable
@@ -39,13 +40,17 @@ def prepare_model(recipe: Recipe) -> LoadedModel:
 
 
 def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel) -> SftData:
-    """The loaders; validation on the first cases of the split `validation`, if there is one."""
+    """The loaders; validation on the first cases of the split `validation`, if there is one.
+
+    Images are decoded and processed in `sft.workers` processes, once a run as far as `data.cache_gb` reaches.
+    """
     settings = recipe.sft
     train = CaseDataset(case_set, case_set.split("train"))
     validation = None
     if settings.validate_every and "validation" in case_set.splits:
         validation = CaseDataset(case_set, case_set.split("validation")[: settings.validation_limit])
-    collate = SftCollator(loaded.processor, recipe.data.question, settings.max_length)
+    processor = with_pixel_cache(loaded.processor, recipe.run_dir, recipe.data.cache_gb)
+    collate = SftCollator(processor, recipe.data.question, settings.max_length)
     batches = settings.steps * settings.accumulate
     lengths = collate.text_lengths(train.cases) if settings.group_by_length else None
     seed = derive_seed(recipe.seed, "sft")
