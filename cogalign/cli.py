@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cogalign import __version__
-from cogalign.cli_data import EXIT_ERROR, Parser, UsageError, data, review
+from cogalign.cli_data import COMMANDS as DATA_COMMANDS
+from cogalign.cli_data import EXIT_ERROR, Parser, UsageError, data
+from cogalign.cli_review import review
 
 if TYPE_CHECKING:
     from cogalign.recipe import Recipe
@@ -34,8 +36,8 @@ RECIPE_COMMANDS = {
     "export": "merged model in hub layout, reloaded and compared",
 }
 OTHER_COMMANDS = {
-    "data": "make and check case sets: data phantom, data check",
-    "review": "masks and verdicts to experts and back: review export, review import",
+    "data": f"case sets: {', '.join(DATA_COMMANDS)}",
+    "review": "masks, reports and verdicts to experts and back: review export, review import",
     "predict": "what a model says about images",
     "fills": "which fill gives itself away: all fills on a recipe's own images, measured and drawn",
     "benchmark": "time, memory and distance to the floor of a recipe's GRPO step",

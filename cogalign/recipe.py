@@ -100,8 +100,8 @@ class PhantomSettings:
 class ImportSettings:
     """One public data set on disk, in its official layout."""
 
-    layout: str
-    """`kvasir-seg`, `hyperkvasir`, `kvasir-v2` or `gastrovision`."""
+    card: str
+    """Id of a card of `datasets/` (`cogalign data cards` lists them), or the path of a card of your own."""
     path: str
     """Folder of the data set, relative to `data.root`."""
     limit: int | None = None
@@ -120,10 +120,16 @@ class DataSettings:
     """Import public data sets below `root`."""
     root: str = "."
     """Folder that holds the public data sets; no import leaves it."""
+    images: Literal["copy", "reference"] = "copy"
+    """What imports do with images: copy the files as they are, or refer to them where they lie (symbolic links)."""
     image_side: int | None = None
     """Resize all imported images to squares of this side, so that resolution does not give the class away."""
+    split: Literal["stratified", "official"] = "stratified"
+    """Split of imported cases: drawn by label and group, or the data sets' own (cases without one are drawn)."""
     test_share: float = 0.2
-    """Share of the groups that imports put into `test`; as large a share of the rest, halved, is `validation`."""
+    """Share of the imported cases that go to `test`; as large a share of the rest, halved, is `validation`."""
+    cache_gb: float | None = 4.0
+    """Most disk space for images as the processor made them, in the run's folder; null makes them anew each time."""
     question: str = "Based on the image, what is the diagnosis?"
     """The question of every prompt (paper's query)."""
     seed: int = 3

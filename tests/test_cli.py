@@ -18,11 +18,12 @@ from PIL import Image
 
 from cogalign import __version__, pipeline
 from cogalign.cli import OTHER_COMMANDS, RECIPE_COMMANDS, main
+from cogalign.cli_data import COMMANDS as DATA_COMMANDS
 from cogalign.recipe import Recipe
 from cogalign.training.interrupt import Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = [[], *([name] for name in (*RECIPE_COMMANDS, *OTHER_COMMANDS)), ["data", "phantom"], ["data", "check"]]
+COMMANDS = [[], *([name] for name in (*RECIPE_COMMANDS, *OTHER_COMMANDS)), *(["data", name] for name in DATA_COMMANDS)]
 
 
 def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

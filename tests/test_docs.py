@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from cogalign.cli import OTHER_COMMANDS, RECIPE_COMMANDS
+from cogalign.cli_data import COMMANDS as DATA_COMMANDS
 from cogalign.cognition.report import parse
 from cogalign.cognition.taxonomy import FINDINGS
 from cogalign.data.case import Case
-from cogalign.data.importers.importer import LAYOUTS
 from cogalign.recipe import INTERVENTIONS, Fill, ImportSettings, PhantomSettings, Recipe
 from cogalign.recipe_file import build_recipe, recipe_keys, recipe_yaml
 
@@ -75,10 +75,14 @@ def test_every_command_is_described() -> None:
     assert [name for name in OTHER_COMMANDS if f"`cogalign {name}" not in text] == []
 
 
-def test_every_field_and_layout_is_described() -> None:
+def test_every_field_of_a_case_is_described() -> None:
     text = text_of("docs/data.md")
-    names = [*(field.name for field in fields(Case)), *LAYOUTS]
-    assert [name for name in names if f"`{name}`" not in text] == []
+    assert [field.name for field in fields(Case) if f"`{field.name}`" not in text] == []
+
+
+def test_every_data_command_is_described() -> None:
+    text = text_of("docs/commands.md")
+    assert [name for name in DATA_COMMANDS if f"`cogalign data {name}" not in text] == []
 
 
 def test_every_intervention_and_fill_is_described() -> None:
@@ -115,9 +119,9 @@ def test_commands_and_options_exist(path: Path) -> None:
 @each_doc
 def test_files_that_are_named_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:cogalign|tests|recipes|docs)/[\w/.-]+\.(?:py|yaml|md))`", text)) - {
+    named = set(re.findall(r"`((?:cogalign|tests|recipes|docs|datasets)/[\w/.-]+\.(?:py|yaml|md))`", text)) - {
         "recipes/NAME.yaml",
-        "cogalign/data/importers/NAME.py",
+        "datasets/NAME.yaml",
     }
     missing = [name for name in sorted(named) if not (ROOT / name).is_file()]
     links = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r'src="([^":]+)"', text)

@@ -38,7 +38,7 @@ def test_an_empty_file_is_the_default_recipe(tmp_path: Path) -> None:
 
 def test_a_resolved_recipe_is_read_back_as_it_was(tmp_path: Path) -> None:
     recipe = build_recipe(
-        {"data": {"imports": [{"layout": "kvasir-seg", "path": "Kvasir-SEG"}]}, "grpo": {"mix": {"removal": 0.5}}}, "x"
+        {"data": {"imports": [{"card": "kvasir-seg", "path": "Kvasir-SEG"}]}, "grpo": {"mix": {"removal": 0.5}}}, "x"
     )
     assert read_recipe(write(tmp_path, recipe_yaml(recipe))) == recipe
 
@@ -65,7 +65,7 @@ def test_a_resolved_recipe_is_read_back_as_it_was(tmp_path: Path) -> None:
         ("sft: {steps: 0}", "sft.steps: found 0, wanted at least 1"),
         ("stages: [grpo, sft]", "stages: found ['grpo', 'sft'], wanted the order ['sft', 'grpo']"),
         ("stages: [sfft]", "stages: found ['sfft']"),
-        ("data: {imports: [{layout: kvasir-seg}]}", "data.imports[0].path is missing"),
+        ("data: {imports: [{card: kvasir-seg}]}", "data.imports[0].path is missing"),
         ("- a\n- b", "found a list, wanted keys such as"),
         ("sft: {steps: 3", "not valid YAML"),
         ("seed: 1\nseed: 2", "the key 'seed' is there twice"),

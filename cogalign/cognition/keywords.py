@@ -15,14 +15,14 @@ Keywords = dict[str, list[str]]
 PER_SECTION = 3
 
 _STOP = frozenset((
-    "a", "about", "above", "across", "after", "all", "along", "also", "although", "among", "an", "and", "any", "are",
+    "a", "about", "above", "across", "after", "all", "along", "also", "although", "among", "an", "and", "any", "appear", "appears", "are",
     "area", "areas", "around", "as", "at", "be", "because", "been", "before", "being", "below", "beneath", "between",
-    "both", "but", "by", "can", "case", "cannot", "could", "did", "do", "does", "due", "during", "each", "either",
-    "evident", "every", "few", "for", "found", "from", "further", "had", "has", "have", "having", "here", "how",
-    "however", "if", "image", "images", "in", "into", "is", "it", "its", "itself", "just", "like", "may", "might",
+    "both", "but", "by", "can", "case", "cannot", "consist", "consists", "could", "did", "do", "does", "due", "during", "each", "either",
+    "evident", "every", "extend", "extends", "few", "for", "found", "from", "further", "had", "has", "have", "having", "here", "how",
+    "however", "if", "image", "images", "in", "into", "is", "it", "its", "itself", "just", "lie", "lies", "like", "likely", "may", "might",
     "more", "most", "much", "must", "near", "nor", "of", "off", "on", "one", "only", "onto", "or", "other", "others",
     "our", "out", "over", "own", "per", "photograph", "present", "rather", "same", "seen", "several", "shall", "she",
-    "should", "show", "showing", "shown", "shows", "since", "so", "some", "such", "than", "that", "the", "their",
+    "should", "show", "showing", "shown", "shows", "since", "slightly", "so", "some", "such", "than", "that", "the", "their",
     "them", "then", "there", "these", "they", "this", "those", "through", "throughout", "to", "together", "too",
     "toward", "towards", "two", "under", "until", "up", "upon", "very", "view", "visible", "was", "we", "were", "what",
     "when", "where", "whether", "which", "while", "whose", "will", "with", "within", "would", "yet", "you", "your",

@@ -120,7 +120,7 @@ _TABLE = (
              parent="inflammation", focal=False),
     _finding("hemorrhoids", "Hemorrhoids", "dilated veins at the anus", ("colon",), ("hemorroids",), parent="varices"),
     _finding("venous_lesion", "Venous lesion", "dilated mucosal vein", ("small_bowel",),
-             ("venous", "venous structure", "phlebectasia"), parent="varices"),
+             ("venous", "vein", "venous structure", "phlebectasia"), parent="varices"),
 )  # fmt: skip
 
 FINDINGS: dict[str, Finding] = {finding.id: finding for finding in _TABLE}

@@ -245,11 +245,18 @@ def _as_rgb(image: ImageLike) -> Image.Image:
 
 
 def _typed_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows, those first in which a column has its first value."""
+    """Rows, those first in which a column, or a section of the keywords, has its first value."""
     leaders: dict[int, None] = {0: None}
-    for name in rows[0]:
-        first = next((index for index, row in enumerate(rows) if row[name]), None)
-        if first is not None:
-            leaders[first] = None
+    sections = {section for row in rows for section in row["keywords"]}
+    seen: set[tuple[str, str]] = set()
+    wanted = {("", name) for name in rows[0]} | {("keywords", section) for section in sections}
+    for index, row in enumerate(rows):
+        there = {("", name) for name, value in row.items() if value}
+        there |= {("keywords", section) for section, words in row["keywords"].items() if words}
+        if new := (there & wanted) - seen:
+            seen |= new
+            leaders[index] = None
+        if seen == wanted:
+            break
     chosen = sorted(leaders)
     return [rows[index] for index in chosen] + [row for index, row in enumerate(rows) if index not in leaders]

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cogalign.data.caseset import METADATA, read_case_set
-from cogalign.recipe import DataSettings
+from cogalign.data.paths import allow_links_into, inside
+from cogalign.recipe import DataSettings, ImportSettings
 from cogalign.training.atomic import write_json
+from cogalign.training.progress import say
 
 SETTINGS = "prepared.json"
 """The settings from which a folder was made; `metadata.jsonl` beside it says that it is finished."""
 _SOURCES = ("case_set", "phantom", "imports")
 _USED = {
     "phantom": ("phantom",),
-    "imports": ("imports", "root", "image_side", "test_share", "seed"),
+    "imports": ("imports", "root", "images", "image_side", "split", "test_share", "seed"),
 }
 
 
@@ -34,6 +38,7 @@ def prepare(settings: DataSettings, folder: Path) -> Path:
         FileExistsError: `folder` holds a case set that this function did not make.
     """
     source = _source(settings)
+    follow_references(settings)
     if source == "case_set":
         return read_case_set(str(settings.case_set)).root
     wanted = _made_from(settings, source)
@@ -52,10 +57,68 @@ def prepare(settings: DataSettings, folder: Path) -> Path:
 
         write_phantom(settings.phantom, folder)
     else:
-        from cogalign.data.importers.importer import import_data_sets
-
-        import_data_sets(settings, folder)
+        _import_data_sets(settings, folder)
     return folder
+
+
+def follow_references(settings: DataSettings) -> None:
+    """Let links lead into `data.root` where the recipe says that imported images stay there."""
+    if settings.imports and settings.images == "reference":
+        allow_links_into(settings.root)
+
+
+def _import_data_sets(settings: DataSettings, folder: Path) -> None:
+    """Import each data set beside `folder`, merge them into it and draw the split.
+
+    What was imported before an interruption is found again. `prepared.json` stays in `folder` throughout.
+    """
+    from cogalign.data.merge import merge_case_sets
+    from cogalign.data.splits import split_case_set
+
+    parts = folder.with_name(f"{folder.name}.imports")
+    whole = parts / "merged"
+    sets = [_import(item, settings, parts / str(number)) for number, item in enumerate(settings.imports or ())]
+    shutil.rmtree(whole, ignore_errors=True)
+    merge_case_sets(sets, whole)
+    summary = split_case_set(
+        whole,
+        settings.split,
+        test_share=settings.test_share,
+        validation_share=settings.test_share / 2 * (1 - settings.test_share),
+        seed=settings.seed,
+        rest="stratify",
+    )
+    for line in summary.lines():
+        say(line)
+    _move_in(whole, folder)
+    shutil.rmtree(parts)
+
+
+def _import(item: ImportSettings, settings: DataSettings, out: Path) -> Path:
+    """One data set as a case set of its own; what is wrong with a path is said before anything is read."""
+    from cogalign.data.cards.find import read_card
+    from cogalign.data.importers.importer import import_card
+
+    root = Path(settings.root)
+    source = inside(root, item.path) if item.path not in ("", ".") else root
+    if not source.is_dir():
+        raise FileNotFoundError(f"data.imports.path: no folder {source}")
+    summary = import_card(
+        read_card(item.card), source, out, images=settings.images, side=settings.image_side, limit=item.limit
+    )
+    for line in summary.lines():
+        say(line)
+    return out
+
+
+def _move_in(whole: Path, folder: Path) -> None:
+    """Move what is in `whole` to `folder`, the metadata last."""
+    names: Sequence[str] = sorted((path.name for path in whole.iterdir()), key=lambda name: (name == METADATA, name))
+    for name in names:
+        target = folder / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        os.replace(whole / name, target)
 
 
 def case_set_digest(root: str | os.PathLike[str]) -> str:

@@ -20,9 +20,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from cogalign.counterfactual.evidence import FoundMask, find_mask
-from cogalign.data.case import Case
+from cogalign.data.cards.find import read_card
+from cogalign.data.case import Box, Case
 from cogalign.data.images import load_mask, load_rgb
-from cogalign.data.importers.kvasir_seg import read
+from cogalign.data.importers.base import Photograph
+from cogalign.data.importers.importer import read_records
 from cogalign.recipe import MaskSettings
 
 SHAPED_ON = 3
@@ -58,10 +60,12 @@ def main() -> None:
     cv2.setNumThreads(1)
     settings = MaskSettings(evidence=["box"], min_confidence=0.0)
     rows, reasons, seconds = [], Counter[str](), 0.0
-    photographs = sorted(read(arguments.realdata / "Kvasir-SEG"), key=lambda one: one.path.name)
-    for number, one in enumerate(photographs):
-        image, expert = np.asarray(load_rgb(one.path)), load_mask(one.mask_path)
-        case = Case(one.key, one.path.name, ("polyp",), "test", boxes=one.boxes)
+    _, records = read_records(read_card("kvasir-seg"), arguments.realdata / "Kvasir-SEG")
+    photographs = [one for one in records if isinstance(one, Photograph) and one.mask]
+    for number, one in enumerate(sorted(photographs, key=lambda one: one.path.name)):
+        image, expert = np.asarray(load_rgb(one.path)), load_mask(one.files[1])
+        boxes = tuple(Box("polyp", *map(int, (b.xmin, b.ymin, b.xmax, b.ymax))) for b in one.boxes)
+        case = Case(one.key, one.path.name, ("polyp",), "test", boxes=boxes)
         start = time.perf_counter()
         found = find_mask(image, case, None, settings, 0.0, 1.0)
         seconds += time.perf_counter() - start

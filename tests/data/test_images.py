@@ -217,7 +217,8 @@ def test_the_thumbnail_is_the_area_mean_of_the_image(width: int, height: int, se
     image = (cv2.resize(noise, (width, height)) * 255).astype(np.uint8)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     whole = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)
-    assert np.abs(fingerprint(image).thumbnail - whole).max() < 4.0
+    difference = np.abs(fingerprint(image).thumbnail - whole)
+    assert difference.mean() < 1.0 and difference.max() < 8.0  # edges of up to one in 128 pixels are left out
 
 
 def test_pixels_are_those_of_the_image_whatever_decodes_them(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import METADATA, CaseSetWriter, read_case_set
+from cogalign.data.paths import DATA_ROOTS
 from cogalign.data.prepare import case_set_digest, prepare
 from cogalign.recipe import DataSettings, ImportSettings, PhantomSettings
 
@@ -67,16 +68,30 @@ def test_a_second_call_finds_the_work_done_and_other_settings_do_it_anew(root, t
 
 
 def test_an_unfinished_write_leaves_no_metadata_and_is_done_again(root, tmp_path, monkeypatch):
-    from cogalign.data.importers import importer
+    from cogalign.data import splits
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(importer, "assign_splits", _interrupt)
+        patch.setattr(splits, "split_case_set", _interrupt)
         prepare(imports(root), tmp_path / "run")
     assert not (tmp_path / "run" / METADATA).exists()
     assert len(read_case_set(prepare(imports(root), tmp_path / "run")).cases) == 6
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("run")] == ["run"]
 
 
-def _interrupt(*_: object) -> None:
+def test_images_stay_where_they_are_if_the_recipe_says_so(root, tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_ROOTS, "")
+    folder = prepare(imports(root, images="reference"), tmp_path / "run")
+    found = read_case_set(folder)
+    assert all(found.path(case.file_name).is_symlink() for case in found.cases)
+    assert found.image(found.cases[0]).size == (40, 32)
+    monkeypatch.setenv(DATA_ROOTS, "")
+    with pytest.raises(ValueError, match=DATA_ROOTS):
+        found.image(found.cases[0])
+    prepare(imports(root, images="reference"), folder)  # nothing is made anew, but the links may be followed again
+    assert found.image(found.cases[0]).size == (40, 32)
+
+
+def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 

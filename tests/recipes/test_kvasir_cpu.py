@@ -43,7 +43,7 @@ DATA_SETS = {"Kvasir-SEG", "HyperKvasir", "GastroVision", "Kvasir v2"}
 def test_asks_for_the_four_layouts_in_squares_of_one_size() -> None:
     data = read_recipe(RECIPE).data
     assert data.imports is not None
-    assert {item.layout: item.path for item in data.imports} == {
+    assert {item.card: item.path for item in data.imports} == {
         "kvasir-seg": "Kvasir-SEG",
         "hyperkvasir": "hyper-kvasir",
         "gastrovision": "gastrovision",
