@@ -1,7 +1,7 @@
 """Fingerprints of a case set's images in a file, so that no image is decoded twice: `fingerprints.npz`.
 
 Arrays of n images: `names` (their file names as bytes of a JSON list), `bytes` and `times` (int64; size of the file, and
-its time of change in ns), `digests` (n, 32; uint8), `bits` (n; uint64), `thumbnails` (n, 32, 32; uint8, whole grey
+its time of change in ns), `digests` (n, 16; uint8), `bits` (n; uint64), `thumbnails` (n, 32, 32; uint8, whole grey
 levels) and `sizes` (n, 2; int32; width and height in pixels). 50,000 images take 55 MB.
 """
 
@@ -22,6 +22,7 @@ from cogalign.training.atomic import atomic_file
 
 FINGERPRINTS = "fingerprints.npz"
 _SIDE = 32
+_DIGEST = 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def write_fingerprints(root: Path, names: Sequence[str], prints: Sequence[Finger
             names=np.frombuffer(json.dumps(list(names)).encode(), dtype=np.uint8),
             bytes=np.array([state[0] for state in states], dtype=np.int64),
             times=np.array([state[1] for state in states], dtype=np.int64),
-            digests=np.frombuffer(b"".join(bytes.fromhex(p.digest) for p in prints), dtype=np.uint8).reshape(-1, 32),
+            digests=np.frombuffer(b"".join(bytes.fromhex(p.digest) for p in prints), dtype=np.uint8).reshape(
+                -1, _DIGEST
+            ),
             bits=np.array([print_.bits for print_ in prints], dtype=np.uint64),
             thumbnails=thumbnails,
             sizes=np.array([print_.size for print_ in prints], dtype=np.int32).reshape(-1, 2),
@@ -122,7 +125,7 @@ def _read(path: Path) -> dict[str, _Stored]:
             states = np.stack((arrays["bytes"], arrays["times"]), axis=1).tolist()
             digests, bits = arrays["digests"], arrays["bits"].tolist()
             thumbnails, sizes = arrays["thumbnails"].astype(np.float32), arrays["sizes"].tolist()
-        if thumbnails.shape != (len(names), _SIDE, _SIDE) or digests.shape != (len(names), 32):
+        if thumbnails.shape != (len(names), _SIDE, _SIDE) or digests.shape != (len(names), _DIGEST):
             return {}
         return {
             name: _Stored((state[0], state[1]), Fingerprint(digest.tobytes().hex(), bit, thumbnail, (size[0], size[1])))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import xxhash
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 THRESHOLD = 127
@@ -297,7 +297,7 @@ class Fingerprint:
     """What is kept of an image to find it again."""
 
     digest: str
-    """SHA-256 of the decoded pixels."""
+    """XXH3 (128 bits) of the decoded pixels and their shape: equal for equal images; no shield against forgery."""
     bits: int
     """64 bits: signs of the lowest frequencies of the grey image."""
     thumbnail: np.ndarray
@@ -312,7 +312,7 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     The bits are the perceptual hash of Zauner (2010): an 8 x 8 block of low frequencies of the discrete
     cosine transform of a 32 x 32 grey image, each compared with the block's median.
     """
-    digest = hashlib.sha256(np.array(image.shape, dtype=np.int64).tobytes())
+    digest = xxhash.xxh3_128(np.array(image.shape, dtype=np.int64).tobytes())
     digest.update(np.ascontiguousarray(image).data)
     grey = _shrunk(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).astype(np.float32)
     thumbnail = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA)

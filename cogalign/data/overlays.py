@@ -49,6 +49,18 @@ def with_overlays(case_set: CaseSet, cases: Sequence[Case], workers: int | None 
     return [replace(case, attributes={**case.attributes, "overlays": _plain(found[case.file_name])}) for case in cases]
 
 
+def scaled(box: Sequence[int], width: int, height: int, side: int) -> tuple[int, int, int, int]:
+    """xmin, ymin, xmax, ymax of an image of width x height pixels, when it becomes a square of `side` (outwards)."""
+    xmin, ymin, xmax, ymax = box
+    return xmin * side // width, ymin * side // height, -(-xmax * side // width), -(-ymax * side // height)
+
+
+def scaled_overlays(overlays: Overlays, width: int, height: int, side: int) -> dict[str, list[list[int]]]:
+    """Overlays as JSON values, when their image becomes a square of `side` pixels."""
+    plain = _plain(overlays)
+    return {kind: [list(scaled(box, width, height, side)) for box in boxes] for kind, boxes in plain.items()}
+
+
 def _overlays_of(path: Path) -> Overlays:
     """The overlays of a file."""
     return find_overlays(np.asarray(load_rgb(path)))

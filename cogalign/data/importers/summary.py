@@ -124,9 +124,10 @@ def _class_differences(card: Card, photographs: Sequence[Photograph]) -> Iterato
     none = [label for name, (label, _) in expected.items() if not counts[name]]
     if none:
         yield f"no image of the class {', '.join(none)}"
-    for name, (label, wanted) in expected.items():
-        if counts[name] not in (0, wanted):
-            yield f"class {label}: found {counts[name]}, expected {wanted}"
+    others = [f"{label} {counts[name]} of {wanted}" for name, (label, wanted) in expected.items()
+              if counts[name] not in (0, wanted)]  # fmt: skip
+    if others:
+        yield f"classes, found of expected: {', '.join(others)}"
     mapped = {plain(name) for part in card.layout.parts for name in part.label_map} | set(map(plain, card.label_map))
     for name in sorted(counts.keys() - expected.keys() - mapped):
         yield f"class {shown[name]}: found {counts[name]}, not among the card's"

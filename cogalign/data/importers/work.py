@@ -26,6 +26,7 @@ from cogalign.data.images import Fingerprint, fingerprint, load_pixels, resize_i
 from cogalign.data.importers.base import Photograph, RawBox
 from cogalign.data.importers.labels import Decision, LabelMap, LeftOut, decide, organ_of
 from cogalign.data.importers.masks import class_masks, mask_png
+from cogalign.data.overlays import find_overlays, scaled, scaled_overlays
 from cogalign.data.paths import inside
 
 SPLITS = ("train", "validation", "test")
@@ -94,7 +95,11 @@ def _import(settings: Settings, job: Job) -> Done:
     if mask is not None and not mask.any():
         mask, decision = _without_lesion(photograph, mask, decision)
     print_ = fingerprint(image)
+    overlays: dict[str, list[list[int]]] | None = None
     if settings.side is not None:
+        # Letters are too small to be found once the image is shrunk.
+        overlays = scaled_overlays(find_overlays(image), width, height, settings.side)
+        classes = {name: _shrunk(known, width, height, settings.side) for name, known in classes.items()}
         image = resize_image(image, settings.side)
         small = resize_mask(mask, settings.side) if mask is not None else None
         if mask is not None and small is not None and mask.any() and not small.any():
@@ -103,7 +108,10 @@ def _import(settings: Settings, job: Job) -> Done:
     file_name = _write_image(settings, job, image, plain)
     if mask is not None:
         (settings.out / "masks" / f"{job.stem}.png").write_bytes(mask_png(mask))
-    row = _case(settings.card, job, decision, file_name, mask is not None, boxes, classes).to_row()
+    case = _case(settings.card, job, decision, file_name, mask is not None, boxes, classes)
+    if overlays is not None:
+        case = replace(case, attributes={**case.attributes, "overlays": overlays})
+    row = case.to_row()
     thumbnail = np.rint(print_.thumbnail).clip(0, 255).astype(np.uint8)
     return Done(row, replace(print_, thumbnail=thumbnail), ignored=(*decision.ignored, *unused))
 
@@ -175,11 +183,13 @@ def _box(box: RawBox, finding: str, width: int, height: int, side: int | None) -
     outside = max(abs(xmin - low[0]), abs(ymin - low[1]), abs(xmax - high[0]), abs(ymax - high[1]))
     if xmin >= xmax or ymin >= ymax or outside > _TOLERANCE:
         raise ValueError(f"box {(*low, *high)} leaves the image of {width} x {height} pixels")
-    if side is None:
-        return Box(finding, xmin, ymin, xmax, ymax)
-    return Box(
-        finding, xmin * side // width, ymin * side // height, -(-xmax * side // width), -(-ymax * side // height)
-    )
+    return Box(finding, *(scaled((xmin, ymin, xmax, ymax), width, height, side) if side else (xmin, ymin, xmax, ymax)))
+
+
+def _shrunk(known: Mapping[str, Any], width: int, height: int, side: int) -> dict[str, Any]:
+    """What is known of a class's mask, for an image that is made a square of `side` pixels."""
+    pixels = round(known["pixels"] * side * side / (width * height))
+    return {**known, "pixels": pixels, "box": list(scaled(known["box"], width, height, side))}
 
 
 def _write_image(settings: Settings, job: Job, image: np.ndarray, plain: bool) -> str:

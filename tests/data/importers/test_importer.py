@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,6 +49,22 @@ def test_squares_scale_image_mask_and_boxes_alike(kvasir_seg: Path, tmp_path: Pa
         assert (box.xmin, box.ymin, box.xmax, box.ymax) == (4, 6, 12, 14)
         assert abs(columns.min() - 4) <= 1 and abs(rows.max() - 13) <= 1
     assert check_case_set(found.root) == []
+
+
+def test_overlays_are_found_before_an_image_is_made_small(kvasir_seg: Path, tmp_path: Path) -> None:
+    image = np.zeros((480, 600, 3), np.uint8)
+    cv2.circle(image, (360, 240), 200, (150, 90, 80), -1)
+    cv2.putText(image, "12/04/2019", (8, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (230, 230, 230), 2)
+    Image.fromarray(image).save(kvasir_seg / "images/cju0.jpg", quality=95)
+    lesion_mask(kvasir_seg / "masks/cju0.jpg", size=(600, 480))
+    (kvasir_seg / "kavsir_bboxes.json").unlink()
+    whole, _ = run("kvasir-seg", kvasir_seg, tmp_path / "whole")
+    found, _ = run("kvasir-seg", kvasir_seg, tmp_path / "small", side=60)
+    assert "overlays" not in whole.by_id["kvasir-seg-cju0"].attributes
+    (text,) = found.by_id["kvasir-seg-cju0"].attributes["overlays"]["text"]
+    xmin, ymin, xmax, ymax = text
+    assert 0 <= xmin <= 2 and 1 <= ymin <= 4 and 10 <= xmax <= 20 and 4 <= ymax <= 7
+    assert found.by_id["kvasir-seg-cju1"].attributes["overlays"] == {"text": [], "guide_box": []}
 
 
 def test_what_cannot_be_used_is_quarantined_with_its_reason(kvasir_seg: Path, tmp_path: Path) -> None:
