@@ -170,29 +170,52 @@ def _overview(found: argparse.Namespace) -> int:
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
     _dir(parser)
-    parser.add_argument("--method", choices=("stratified", "official", "paper"), default="stratified",
+    parser.add_argument("--method", choices=tuple(_SPLIT_OPTIONS), default="stratified",
                         help="drawn by label and group (default), the data sets' own, or the paper's protocol")  # fmt: skip
-    parser.add_argument("--test-share", type=float, default=0.2, help="share of the cases that go to test")
+    parser.add_argument("--test-share", type=float, default=None,
+                        help="stratified, official with --rest stratify: share of the cases that go to test (default 0.2)")  # fmt: skip
     parser.add_argument("--validation-share", type=float, default=None,
                         help="share that goes to validation; default: half of --test-share, of the rest (paper: none)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=3, help="seed of the draw")
     parser.add_argument("--fold", type=int, default=None, help="official: this fold is test")
-    parser.add_argument("--rest", choices=("train", "leave_out", "stratify"), default="train",
-                        help="official: where cases without an official split go")  # fmt: skip
-    parser.add_argument("--repair", action="store_true",
+    parser.add_argument("--rest", choices=("train", "leave_out", "stratify"), default=None,
+                        help="official: where cases without an official split go (default train)")  # fmt: skip
+    parser.add_argument("--repair", action="store_true", default=None,
                         help="official: move the smaller side of a group that crosses splits to the larger")  # fmt: skip
-    parser.add_argument("--image-level", action="store_true",
+    parser.add_argument("--image-level", action="store_true", default=None,
                         help="paper: split by image, as the paper, instead of by group; the report will show what leaks")  # fmt: skip
     _workers(parser)
+
+
+_SPLIT_OPTIONS: dict[str, tuple[str, ...]] = {
+    "stratified": ("test_share", "validation_share"),
+    "official": ("fold", "rest", "repair", "test_share", "validation_share"),
+    "paper": ("validation_share", "image_level"),
+}
+"""What each method takes, besides the seed."""
+
+
+def _split_usage(found: argparse.Namespace) -> None:
+    """Raise a `UsageError` for an option that the method, or its way with the rest, does nothing with."""
+    for name in dict.fromkeys(name for names in _SPLIT_OPTIONS.values() for name in names):
+        if getattr(found, name) is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if name not in _SPLIT_OPTIONS[found.method]:
+            takers = " or ".join(method for method, names in _SPLIT_OPTIONS.items() if name in names)
+            raise UsageError(f"{option}: does nothing with --method {found.method}, wanted --method {takers}")
+        if found.method == "official" and name.endswith("_share") and found.rest != "stratify":
+            raise UsageError(f"{option}: does nothing with --method official, wanted --rest stratify with it")
 
 
 def _split(found: argparse.Namespace) -> int:
     from cogalign.data.splits import split_case_set
 
+    _split_usage(found)
     summary = split_case_set(
-        found.dir, found.method, test_share=found.test_share, validation_share=found.validation_share,
-        seed=found.seed, fold=found.fold, rest=found.rest, grouped=not found.image_level, repair=found.repair,
-        workers=found.workers,
+        found.dir, found.method, test_share=0.2 if found.test_share is None else found.test_share,
+        validation_share=found.validation_share, seed=found.seed, fold=found.fold, rest=found.rest or "train",
+        grouped=not found.image_level, repair=bool(found.repair), workers=found.workers,
     )  # fmt: skip
     _say(summary.lines())
     return EXIT_ERROR if summary.failed else 0
@@ -224,11 +247,14 @@ def _annotate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, default=4, help="requests under way at once")
     parser.add_argument("--requests-per-minute", type=float, default=None, help="rate limit")
     parser.add_argument("--tokens-per-minute", type=int, default=None, help="rate limit")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds that one request may take")
+    parser.add_argument("--timeout", type=float, default=60.0,
+                        help="seconds that one request may take, to the last byte of the answer")  # fmt: skip
     parser.add_argument("--retries", type=int, default=3, help="times that a failed request is sent again")
-    parser.add_argument("--max-completion-length", type=int, default=2048, help="longest answer in tokens")
+    parser.add_argument("--max-completion-length", type=int, default=2048,
+                        help="longest answer in tokens; what a model thinks counts too")  # fmt: skip
     parser.add_argument("--attempts", type=int, default=3, help="answers asked for until one passes the checks")
-    parser.add_argument("--splits", nargs="+", default=None, metavar="SPLIT", help="only these splits")
+    parser.add_argument("--splits", nargs="+", default=None, metavar="SPLIT",
+                        help="only these splits; by default all but left_out")  # fmt: skip
     parser.add_argument("--limit", type=int, default=None, help="at most so many cases")
     parser.add_argument("--price-in", type=float, default=None, help="price of a million input tokens")
     parser.add_argument("--price-out", type=float, default=None, help="price of a million output tokens")
@@ -316,7 +342,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Actio
     "merge": ("one case set of several: duplicates share a group, overlays are flagged", _merge_options, _merge),
     "overview": ("plots of classes and sources, licences, overlays", _overview_options, _overview),
     "check": ("list all problems of a case set; exit code 1 if there are any", _check_options, _check),
-    "split": ("set the splits; exit code 1 if something leaks", _split_options, _split),
+    "split": ("set the splits; exit code 1 if something leaks or a split is empty", _split_options, _split),
     "leaks": ("what of one split is in another; exit code 1 if anything is", _leaks_options, _leaks),
     "annotate": ("clinical reports and keywords by a teacher", _annotate_options, _annotate),
     "export": ("a case set in the format of another tool", _export_options, _export),

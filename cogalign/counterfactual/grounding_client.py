@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 
 from cogalign.counterfactual.masks import Image
 from cogalign.models.endpoint import FIRST_PAUSE, Answer, ChatEndpoint, EndpointError, EndpointSettings, read_key
+from cogalign.models.endpoint_http import shown
 from cogalign.models.endpoint_wire import data_uri, turn
 from cogalign.recipe import GroundingSettings, ModelSettings
 
@@ -70,11 +71,12 @@ class EndpointGrounder:
         self._endpoint.close()
 
     def ask(self, images: Sequence[Image], questions: Sequence[str]) -> list[str | None]:
-        """One answer a question; None where the endpoint refused this image or failed `retries` times more.
+        """One answer a question; None where the endpoint refused this image, failed `retries` times more, or the model
+        wrote nothing up to the token limit.
 
         Raises:
             GroundingError: key, address or model are wrong, or not one of the questions was answered because the
-                endpoint failed.
+                endpoint failed or the token limit is too low.
         """
         if not images:
             return []
@@ -83,10 +85,17 @@ class EndpointGrounder:
         failures = [result.reason for result in results if result.text is None and not result.refused]
         if failures and all(result.text is None for result in results):
             raise GroundingError(
-                f"{self.settings.url} failed {self.settings.retries + 1} times on each of {len(images)} requests: "
+                f"{shown(self.settings.url or '')} failed {self.settings.retries + 1} times on each of {len(images)} requests: "
                 f"{failures[0]}; what was found so far is kept"
             )
-        return [result.text for result in results]
+        silent = [result.cut and not (result.text or "").strip() for result in results]
+        if all(silent):
+            raise GroundingError(
+                f"{shown(self.settings.url or '')}: all of {len(images)} answers ended at the token limit before the model wrote "
+                f"anything; raise {NAME}.max_completion_length (found {self.settings.max_completion_length}): what a "
+                "reasoning model thinks counts"
+            )
+        return [None if empty else result.text for result, empty in zip(results, silent, strict=True)]
 
     def _ask(self, image: Image, question: str) -> Answer:
         """One answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import random
 import threading
@@ -11,8 +12,10 @@ from typing import Any, Protocol
 
 import httpx
 
+from cogalign.models.endpoint_http import Wire, goes_unencrypted, shown
 from cogalign.models.endpoint_pace import Pace, retry_after
 from cogalign.models.endpoint_wire import Message, Usage, content_of, estimate, is_cut, message_of, usage_of
+from cogalign.training.progress import say
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the first repetition, doubled each time, up to the longest; half to all of it, by chance."""
@@ -24,7 +27,9 @@ MISTAKES = (401, 402, 403, 404, 405)
 """Answers that every other request would get too."""
 AGAIN = (408, 409, 425, 429)
 """Answers below 500 after which the same request may succeed."""
-HERE = ("127.0.0.1", "localhost", "::1")
+LEAST_SECRET = 8
+"""Characters of a key that is masked in answers too; shorter ones (`none`) are words that an answer may hold."""
+LONGEST_REASON = 300
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.ProxyError,
            httpx.LocalProtocolError)  # fmt: skip
 """Failures before the request was out."""
@@ -56,7 +61,7 @@ class EndpointSettings:
     concurrency: int = 4
     """Connections at once."""
     timeout: float = 60.0
-    """Seconds that the server may be silent."""
+    """Seconds for one request, from the connection to the last byte of the answer."""
     retries: int = 3
     """Times that a failed request is sent again."""
     requests_per_minute: float | None = None
@@ -154,7 +159,8 @@ class ChatEndpoint:
             self._limits["temperature"] = settings.temperature
         if settings.reasoning_effort is not None:
             self._limits["reasoning_effort"] = settings.reasoning_effort
-        self._http = _client(settings, name, self._key)
+        self._secrets = _secrets(self._key, settings.url)
+        self._http = _connections(settings, name, self._key)
 
     def close(self) -> None:
         """Let no request go any more and close the connections."""
@@ -200,10 +206,10 @@ class ChatEndpoint:
             elif response.status_code < 400:
                 text = content_of(response)
                 if text is not None:
-                    return Answer(text, "", tally.usage, is_cut(response))
+                    return Answer(self._clean(text, LEAST_SECRET), "", tally.usage, is_cut(response))
                 reason = "the answer is no chat completion"
             else:
-                reason = self._clean(f"HTTP {response.status_code}: {message_of(response)}")
+                reason = self._clean(f"HTTP {response.status_code}: {message_of(response)}")[:LONGEST_REASON]
                 self._fatal(response, reason)
                 if response.status_code < 500 and response.status_code not in AGAIN:
                     return Answer(None, reason, tally.usage, refused=True)
@@ -224,7 +230,7 @@ class ChatEndpoint:
             except httpx.LocalProtocolError:  # its text would quote headers, so the key
                 return None, "LocalProtocolError: the request cannot be sent"
             except httpx.RequestError as error:
-                return None, self._clean(f"{type(error).__name__}: {error}")
+                return None, self._clean(f"{type(error).__name__}: {error}")[:LONGEST_REASON]
             if response.status_code == 400 and self._mend(response.text, form):
                 continue
             if response.status_code < 400 and "response_format" in form:
@@ -270,7 +276,7 @@ class ChatEndpoint:
             raise EndpointStopped("the purse is empty")
         usage = Usage(requests=1, lost=1)
         try:
-            response = self._http.post("chat/completions", json=body)
+            response = self._http.post("chat/completions", body)
             usage = usage_of(response, size)
             return response
         except _UNSENT:
@@ -284,7 +290,7 @@ class ChatEndpoint:
 
     def _fatal(self, response: httpx.Response, reason: str) -> None:
         """Raise where no other request would be answered either."""
-        where = f"{self.settings.url} refused model {self.settings.model!r} ({reason})"
+        where = f"{shown(self.settings.url)} refused model {self.settings.model!r} ({reason})"
         if response.status_code in MISTAKES:
             raise EndpointError(
                 f"{where}; its key is read from the environment variable {self.settings.api_key_env}, which is "
@@ -309,9 +315,11 @@ class ChatEndpoint:
         if self._stop.wait(pause):
             raise EndpointStopped("stopped")
 
-    def _clean(self, text: str) -> str:
-        """The text without the key, should a server have repeated it."""
-        return text.replace(self._key, "***") if self._key else text
+    def _clean(self, text: str, least: int = 1) -> str:
+        """The text without key and password (those of at least so many characters), should a server have repeated them."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***") if len(secret) >= least else text
+        return text
 
 
 def read_key(variable: str) -> str:
@@ -332,20 +340,31 @@ def read_key(variable: str) -> str:
     return key
 
 
-def _client(settings: EndpointSettings, name: str, key: str) -> httpx.Client:
+def _secrets(key: str, address: str) -> list[str]:
+    """What no message may hold: the key, and the password of an address, as it stands there and as it is sent."""
+    found = [key]
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL:
+        return [key] if key else []
+    if url.password:
+        given = url.userinfo.decode("ascii", "replace")
+        found += [url.password, given.partition(":")[2]]
+        found.append(base64.b64encode(f"{url.username}:{url.password}".encode()).decode("ascii"))
+    return sorted({secret for secret in found if secret}, key=len, reverse=True)
+
+
+def _connections(settings: EndpointSettings, name: str, key: str) -> Wire:
     """Connections to the endpoint."""
     wanted = "wanted an endpoint such as http://127.0.0.1:8000/v1"
+    found = shown(settings.url)
     try:
         url = httpx.URL(settings.url.rstrip("/") + "/")
     except httpx.InvalidURL as error:
-        raise EndpointError(f"{name}.url: found {settings.url!r} ({error}), {wanted}") from None
+        reason = f" ({error})" if found == settings.url else ""  # which may quote a password
+        raise EndpointError(f"{name}.url: found {found!r}{reason}, {wanted}") from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise EndpointError(f"{name}.url: found {settings.url!r}, {wanted}")
-    return httpx.Client(
-        base_url=url,
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=httpx.Timeout(settings.timeout, connect=min(10.0, settings.timeout)),
-        limits=httpx.Limits(max_connections=settings.concurrency),
-        verify=url.scheme == "https",  # plain HTTP needs no certificates, and redirects are not followed
-        trust_env=url.host not in HERE,  # a proxy is of no use on this machine
-    )
+        raise EndpointError(f"{name}.url: found {found!r}, {wanted}")
+    if goes_unencrypted(url) and (key or url.password):
+        say(f"warning: {name}.url: {found} is not encrypted: who listens on the way can read the key and the images")
+    return Wire(url, key, settings.timeout, settings.concurrency)

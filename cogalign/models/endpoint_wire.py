@@ -14,6 +14,8 @@ import numpy as np
 QUALITY = 95
 """Quality of the JPEG that is sent."""
 CHARACTERS_PER_TOKEN = 4
+MOST_TOKENS = 10**8
+"""A server that tells more of one request is wrong; its count is not believed."""
 IMAGE_TOKENS = 1024
 """Tokens of an image if nobody says better: one of 1024 x 1024 pixels at 32 x 32 pixels a token."""
 
@@ -81,11 +83,16 @@ def _choice(response: httpx.Response) -> dict[str, Any]:
 
 
 def content_of(response: httpx.Response) -> str | None:
-    """The text of a chat completion, or None if the answer is none."""
-    message = _choice(response).get("message")
-    if not isinstance(message, dict) or "content" not in message:
-        return None
-    content = message["content"]
+    """The text of a chat completion, or None if the answer is none.
+
+    A model that thought up to the token limit has written nothing: such an answer may come without any `content`, and is
+    an empty text.
+    """
+    choice = _choice(response)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return "" if isinstance(choice.get("finish_reason"), str) else None
+    content = message.get("content")
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
@@ -103,7 +110,7 @@ def usage_of(response: httpx.Response, size: int) -> Usage:
         [told.get(f"{kind}_tokens") for kind in ("prompt", "completion", "total")] if isinstance(told, dict) else []
     )
     prompt, completion, total = [
-        number if isinstance(number, int) and number >= 0 else 0 for number in numbers or (0, 0, 0)
+        number if isinstance(number, int) and 0 <= number <= MOST_TOKENS else 0 for number in numbers or (0, 0, 0)
     ]
     if prompt or completion:
         # Gemini counts what the model thought in the total alone.
@@ -115,11 +122,11 @@ def usage_of(response: httpx.Response, size: int) -> Usage:
 
 
 def message_of(response: httpx.Response) -> str:
-    """What an error answer says, in one line."""
+    """What an error answer says, in one line of any length."""
     try:
         body = response.json()
     except (ValueError, RecursionError):
-        return " ".join(response.text.split())[:300] or response.reason_phrase
+        return " ".join(response.text.split()) or response.reason_phrase
     error = body.get("error", body) if isinstance(body, dict) else body
     text = error.get("message", error) if isinstance(error, dict) else error
-    return " ".join(str(text).split())[:300]
+    return " ".join(str(text).split())

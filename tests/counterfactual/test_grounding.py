@@ -244,6 +244,23 @@ def test_one_refused_image_does_not_stop_the_others(endpoint: Endpoint) -> None:
     assert ask(endpoint, 3, concurrency=1) == [None, "ok", "ok"]
 
 
+def thought(text: str | None = None) -> tuple[int, bytes, float]:
+    message = {"role": "assistant"} | ({} if text is None else {"content": text})
+    return 200, json.dumps({"choices": [{"message": message, "finish_reason": "length"}]}).encode(), 0.0
+
+
+def test_a_token_limit_that_no_answer_reaches_is_an_error_that_names_it(endpoint: Endpoint) -> None:
+    endpoint.script = [thought()]
+    with pytest.raises(GroundingError, match=r"raise counterfactual\.masks\.grounding\.max_completion_length"):
+        ask(endpoint, 2)
+    assert len(endpoint.requests) == 2
+
+
+def test_one_answer_that_was_cut_before_its_first_word_is_none(endpoint: Endpoint) -> None:
+    endpoint.script = [thought(), thought("[1, 2"), says("ok")]
+    assert ask(endpoint, 3, concurrency=1) == [None, "[1, 2", "ok"]
+
+
 def test_a_wrong_key_is_an_error_at_once_that_names_the_variable_but_never_the_key(endpoint: Endpoint) -> None:
     endpoint.script = [fails(401, "Incorrect API key provided: sk-secret-1")]
     with pytest.raises(GroundingError, match="TEST_KEY, which is set") as caught:

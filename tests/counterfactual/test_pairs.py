@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from cogalign.counterfactual.interventions import Edited, Move
 from cogalign.counterfactual.pairs import counterfactual_case
 from cogalign.counterfactual.plan import Edit, Task
 from cogalign.data.case import Box, Case
+from cogalign.data.sources import datasets_of
 
 TOUCHED = np.arange(100).reshape(10, 10) < 25
 IMAGE = np.zeros((10, 10, 3), np.uint8)
@@ -83,6 +86,16 @@ def test_transplant_has_the_lesions_diagnosis_and_the_backgrounds_location() -> 
     assert report.morphology == parse(SOURCE.answer).morphology
     assert made.boxes == (Box("ulcer", 1, 2, 5, 6), Box("polyp", 6, 6, 10, 10))
     assert made.background_of == "b" and made.attributes["background_findings"] == ["erosion"]
+
+
+def test_a_transplant_says_of_which_data_set_its_background_is_and_both_licences_bind() -> None:
+    other = replace(BACKGROUND, dataset="Kvasir-SEG", licence="research only")
+    made = make("transplant", Edited(IMAGE, TOUCHED), other)
+    assert datasets_of(made) == ("set", "Kvasir-SEG") and made.licence == "licence; research only"
+    same = make("transplant", Edited(IMAGE, TOUCHED), BACKGROUND)
+    assert datasets_of(same) == ("set",) and same.licence == "licence"
+    unknown = make("transplant", Edited(IMAGE, TOUCHED), replace(BACKGROUND, dataset="", licence=""))
+    assert datasets_of(unknown) == ("set", "")
 
 
 def test_transplant_without_background_is_an_error() -> None:

@@ -15,17 +15,19 @@ from cogalign.data.annotation.outcome import Outcome, write_back
 from cogalign.data.annotation.remarks import Remark
 from cogalign.data.annotation.settings import AnnotateSettings
 from cogalign.data.annotation.summary import AnnotateSummary
-from cogalign.data.annotation.teacher import EndpointTeacher, now, question_of
+from cogalign.data.annotation.teacher import CUT, EndpointTeacher, now, question_of
 from cogalign.data.annotation.template import TEMPLATE_VERSION, template_draft
 from cogalign.data.annotation.threads import Threads
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
 from cogalign.models.endpoint import ChatEndpoint, EndpointError
+from cogalign.models.endpoint_http import shown
 from cogalign.training.interrupt import Interrupted, signals_interrupt
 from cogalign.training.progress import say, track
 
 SILENT = 3
-"""After so many cases in a row without an answer (or `concurrency`, if that is more) the endpoint counts as down."""
+"""After so many cases in a row without an answer (or `concurrency`, if that is more) the endpoint counts as down; if as
+many paid answers at the beginning all ended at the token limit, that is too low."""
 
 
 def annotate_case_set(root: Path, settings: AnnotateSettings, *, estimate_only: bool = False) -> AnnotateSummary:
@@ -154,7 +156,8 @@ def _all(
 ) -> tuple[list[Outcome], BaseException | None]:
     """The outcomes of all cases, or of those until something went wrong, and what that was."""
     outcomes: list[Outcome] = []
-    silent = 0
+    silent = cut = 0
+    first = True  # no answer of this run had its end
     threads = Threads(teacher.annotate, cases, endpoint.settings.concurrency)
     try:
         for outcome in track(threads, "annotate", len(cases)):
@@ -162,8 +165,14 @@ def _all(
             silent = silent + 1 if outcome.kind == "unanswered" else 0
             if silent >= patience:
                 reason = outcome.failures[0].text
-                raise EndpointError(f"{endpoint.settings.url}: {silent} cases in a row without an answer: {reason}; what "
-                                    "was answered is kept, run again to go on")  # fmt: skip
+                raise EndpointError(f"{shown(endpoint.settings.url)}: {silent} cases in a row without an answer: {reason}; "
+                                    "what was answered is kept, run again to go on")  # fmt: skip
+            if outcome.usage.requests and outcome.kind in ("checked", "failed"):
+                first = first and any(failure.check == CUT for failure in outcome.failures)
+                cut += first
+            if first and cut >= patience:
+                raise EndpointError(f"{endpoint.settings.model}: not one of {cut} cases has a whole answer: "
+                                    f"{outcome.failures[0].text}; what was answered is kept")  # fmt: skip
     except (Interrupted, KeyboardInterrupt, Exception) as error:
         # What is under way will be billed: it may come in, unless a second signal ends the waiting.
         endpoint.stop()

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from cogalign.cognition.report import parse
 from cogalign.cognition.taxonomy import FINDINGS
-from cogalign.cognition.templates import NOT_ANNOTATED
-from cogalign.data.annotation.outcome import annotation_of, is_current, is_read
+from cogalign.data.annotation.outcome import annotation_of, is_current, is_own, is_read
 from cogalign.data.annotation.settings import AnnotateSettings
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
+from cogalign.data.splits import LEFT_OUT
 
 
 def choose(case_set: CaseSet, settings: AnnotateSettings) -> tuple[list[Case], Counter[str]]:
     """Cases to annotate, those that failed before at the end, and why the others are not, counted.
 
-    Left out are other splits, counterfactuals (their reports follow from their sources'), what a person has read, and,
-    without `overwrite`, reports of a teacher that passed and reports that came with the case. Templates of imports, and of
-    the teacher `template` where another one is asked, count as no report.
+    Left out are other splits (without `splits`: what the split left out), counterfactuals (their reports follow from their
+    sources'), what a person has read, and, without `overwrite`, reports of a teacher that passed, and reports that came
+    with the case or that somebody rewrote in `metadata.jsonl`. Templates of imports, and of the teacher `template` where
+    another one is asked, count as no report.
 
     Raises:
         ValueError: `splits` names one that the case set does not have.
@@ -46,6 +46,8 @@ def _reason(case: Case, settings: AnnotateSettings) -> str:
     """Why a case is left out; empty if it is not."""
     if settings.splits is not None and case.split not in settings.splits:
         return "of other splits"
+    if settings.splits is None and case.split == LEFT_OUT:
+        return f"that the split left out (--splits {LEFT_OUT} annotates them)"
     if case.counterfactual_of is not None:
         return "counterfactuals"
     if is_read(case):
@@ -54,15 +56,12 @@ def _reason(case: Case, settings: AnnotateSettings) -> str:
         return "with findings that the taxonomy does not have"
     if settings.overwrite:
         return ""
+    if is_own(case):
+        return "with a report of their own"
     if is_current(case) and (settings.teacher == "template" or annotation_of(case).get("teacher") != "template"):
         return "annotated already"
-    return "with a report of their own" if _is_own(case) else ""
+    return ""
 
 
 def _is_known(findings: Sequence[str]) -> bool:
     return all(finding in FINDINGS for finding in findings) and (len(findings) == 1 or "normal" not in findings)
-
-
-def _is_own(case: Case) -> bool:
-    """Whether the answer came with the case and is no template."""
-    return not annotation_of(case) and bool(case.answer) and parse(case.answer).microvasculature != NOT_ANNOTATED

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import threading
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
-from cogalign.models.endpoint_wire import Usage
+from cogalign.models.endpoint_wire import MOST_TOKENS, Usage
 
 LEDGER = "annotations.jsonl"
 
@@ -47,6 +48,7 @@ class Ledger:
 
     Raises:
         BlockingIOError: another process annotates this case set.
+        ValueError: the ledger is a symbolic link or no file: it would be written elsewhere.
     """
 
     def __init__(self, root: Path) -> None:
@@ -58,7 +60,7 @@ class Ledger:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Ledger:
-        file = open(self.path, "ab+")
+        file = _opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, "ab+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             entries, self.damaged = read_entries(self.path)
@@ -114,10 +116,14 @@ class Ledger:
 
 
 def read_entries(path: Path) -> tuple[list[Entry], int]:
-    """The entries of a ledger, and how many lines could not be read; none if there is no file."""
+    """The entries of a ledger, and how many lines could not be read; none if there is no file.
+
+    Raises:
+        ValueError: it is a symbolic link or no file.
+    """
     entries, damaged = [], 0
-    if path.is_file():
-        with path.open("rb") as stream:
+    if os.path.lexists(path):
+        with _opened(path, os.O_RDONLY, "rb") as stream:
             for line in stream:
                 if line.strip():
                     entry = _entry(line)
@@ -129,7 +135,31 @@ def read_entries(path: Path) -> tuple[list[Entry], int]:
 def usage_of(entry: Entry) -> Usage:
     """The tokens of an entry."""
     known = {f.name for f in fields(Usage)}
-    return Usage(**{name: value for name, value in entry.usage.items() if name in known and isinstance(value, int)})
+    return Usage(**{name: value for name, value in entry.usage.items() if name in known and _is_count(value)})
+
+
+def _is_count(value: object) -> bool:
+    """Whether a value of a file that others may have written is a number of tokens or requests."""
+    return isinstance(value, int) and 0 <= value <= MOST_TOKENS
+
+
+def _opened(path: Path, flags: int, mode: str) -> BinaryIO:
+    """A file of the case set's own folder, opened without following a symbolic link: a set may come from elsewhere.
+
+    Raises:
+        ValueError: it is a symbolic link or no file.
+    """
+    wrong = f"{path}: found a symbolic link or no plain file, wanted a file of this folder; delete it to start anew"
+    try:
+        number = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if path.is_symlink() or path.is_dir():
+            raise ValueError(wrong) from None
+        raise error
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise ValueError(wrong)
+    return cast(BinaryIO, os.fdopen(number, mode))
 
 
 def _entry(line: bytes) -> Entry | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cogalign.cognition.report import parse, render
+from cogalign.cognition.templates import NOT_ANNOTATED
 from cogalign.data.annotation.draft import Draft
 from cogalign.data.annotation.remarks import Remark
 from cogalign.data.case import Case
@@ -56,6 +58,25 @@ def is_current(case: Case) -> bool:
     return annotation_of(case).get("status") == "checked" and parse(case.answer).agrees_with(case.findings)
 
 
+def is_own(case: Case) -> bool:
+    """Whether a person wrote the report: it came with the case and is no template, or is not as a teacher wrote it.
+
+    A teacher's report is known by `attributes.annotation.written`; one without that, of an older version, counts as is.
+    """
+    annotation = annotation_of(case)
+    written = annotation.get("written")
+    if not case.answer:
+        return False
+    if isinstance(written, str):
+        return digest_of(case.answer) != written
+    return annotation.get("status") != "checked" and parse(case.answer).microvasculature != NOT_ANNOTATED
+
+
+def digest_of(answer: str) -> str:
+    """By which a report is known again."""
+    return hashlib.sha256(answer.encode("utf-8", "replace")).hexdigest()[:32]
+
+
 def applied(case: Case, outcome: Outcome, teacher: str, prompt: str) -> Case:
     """The case with what came of it.
 
@@ -73,18 +94,20 @@ def applied(case: Case, outcome: Outcome, teacher: str, prompt: str) -> Case:
         "attempts": outcome.attempts,
         "date": outcome.date,
     }
-    attributes = {**case.attributes, "annotation": annotation}
+    before = annotation_of(case).get("written")
     if outcome.draft is None:
-        return replace(case, attributes=attributes)
+        kept = {"written": before} if before else {}
+        return replace(case, attributes={**case.attributes, "annotation": annotation | kept})
     answer = render(outcome.draft.report(case.findings))
+    attributes = {**case.attributes, "annotation": annotation | {"written": digest_of(answer)}}
     return replace(case, answer=answer, keywords=outcome.draft.keywords, attributes=attributes)
 
 
 def write_back(root: Path, outcomes: Sequence[Outcome], teacher: str, prompt: str) -> int:
     """Write outcomes into `metadata.jsonl`, by rename; how many cases are annotated.
 
-    The file is read again, so that what others wrote meanwhile stays; a case whose image or findings changed, or which a
-    person has read meanwhile, is left as it is.
+    The file is read again, so that what others wrote meanwhile stays; a case whose image, findings or report changed, or
+    which a person has read meanwhile, is left as it is.
     """
     if not any(outcome.kind in ("checked", "failed") for outcome in outcomes):
         return 0
@@ -103,5 +126,5 @@ def write_back(root: Path, outcomes: Sequence[Outcome], teacher: str, prompt: st
 
 
 def _subject(case: Case) -> tuple[object, ...]:
-    """What the report of a case is about."""
-    return case.file_name, case.findings, case.organ, case.mask_file_name, case.boxes
+    """What the report of a case is about, and the report that it has."""
+    return case.file_name, case.findings, case.organ, case.mask_file_name, case.boxes, case.answer

@@ -20,8 +20,13 @@ from cogalign.data.annotation.settings import AnnotateSettings
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.data.images import image_size
-from cogalign.models.endpoint import ChatEndpoint, EndpointSettings, EndpointStopped
+from cogalign.models.endpoint import Answer, ChatEndpoint, EndpointSettings, EndpointStopped
 from cogalign.models.endpoint_wire import Message, Usage, data_uri, estimate, turn
+
+CUT = "cut"
+"""Check of an answer that ended at the token limit before it had its form: as long, it would be cut again."""
+FORM = ("json", "sections", "language", "keywords")
+"""Checks that an answer fails because its end is missing."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,9 @@ class EndpointTeacher:
             draft, remarks, flags = examine(entry.answer or "", entry.cut, question.facts)
             if draft is not None:
                 return Outcome(case, "checked", draft, question.key, (), tuple(flags), attempt, date, used)
+            if entry.cut and attempt >= len(known) and all(remark.check in FORM for remark in remarks):
+                remarks = [_at_the_limit(self._settings)]
+                return Outcome(case, "failed", None, question.key, tuple(remarks), (), attempt, date, used)
             if talk:
                 talk += _correction(entry.answer or "", remarks)
         attempts = self._settings.attempts
@@ -163,10 +171,27 @@ class EndpointTeacher:
         try:
             answer = self._endpoint.ask(talk, prompt.SCHEMA, estimate(talk, question.image_tokens))
         except EndpointStopped as stopped:
+            if stopped.usage.prompt or stopped.usage.lost:  # requests before the stop that the provider may bill
+                self._ledger.add(self._entry(question, attempt, Answer(None, "stopped", stopped.usage)))
             return Outcome(question.case, "not_asked", key=question.key, usage=stopped.usage)
         failures: list[Remark] = []
         flags: list[Remark] = []
-        entry = Entry(
+        entry = self._entry(question, attempt, answer)
+        try:
+            if answer.text is not None:
+                _, failures, flags = examine(answer.text, answer.cut, question.facts)
+        finally:  # whatever the checks do, what is paid for is kept
+            if answer.text is not None or answer.usage.prompt or answer.usage.lost:
+                self._ledger.add(replace(entry, failed=_names(failures), flags=_names(flags)))
+        if answer.text is not None:
+            return entry
+        remark = Remark("refused" if answer.refused else "unanswered", answer.reason)
+        kind: Kind = "failed" if answer.refused else "unanswered"
+        return Outcome(question.case, kind, None, question.key, (remark,), (), attempt, entry.date, answer.usage)
+
+    def _entry(self, question: Question, attempt: int, answer: Answer) -> Entry:
+        """The line of the ledger for an answer, or for requests without one."""
+        return Entry(
             key=question.key,
             case=question.case.id,
             attempt=attempt,
@@ -178,17 +203,15 @@ class EndpointTeacher:
             reason=answer.reason,
             usage=asdict(answer.usage),
         )
-        try:
-            if answer.text is not None:
-                _, failures, flags = examine(answer.text, answer.cut, question.facts)
-        finally:  # whatever the checks do, what is paid for is kept
-            if answer.text is not None or answer.usage.lost:
-                self._ledger.add(replace(entry, failed=_names(failures), flags=_names(flags)))
-        if answer.text is not None:
-            return entry
-        remark = Remark("refused" if answer.refused else "unanswered", answer.reason)
-        kind: Kind = "failed" if answer.refused else "unanswered"
-        return Outcome(question.case, kind, None, question.key, (remark,), (), attempt, entry.date, answer.usage)
+
+
+def _at_the_limit(settings: AnnotateSettings) -> Remark:
+    """What a person can do about an answer that was cut."""
+    assert settings.endpoint is not None
+    return Remark(
+        CUT, f"the answer ended at the limit of {settings.endpoint.max_completion_length} tokens, and is not asked for "
+        "again: raise --max-completion-length (what a model thinks counts), or lower --reasoning-effort"
+    )  # fmt: skip
 
 
 def _correction(text: str, failures: list[Remark]) -> list[Message]:

@@ -59,7 +59,8 @@ class Threads(Generic[Item, Result]):
                 return
             try:
                 self._done.put(self._function(item))
-            except BaseException as error:  # the main thread raises it
+            except BaseException as error:  # the main thread raises it, so nothing new begins
+                self._drain(self._todo)
                 self._done.put(_Raised(error))
 
     @staticmethod

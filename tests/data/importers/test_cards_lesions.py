@@ -9,8 +9,8 @@ from cogalign.data.caseset import CaseSet, read_case_set
 from cogalign.data.images import load_rgb
 from cogalign.data.importers.importer import import_card
 from tests.data.importers.test_cards import imported, run, told
-from tests.data.importers.trees import LESION, drawn, pixels
-from tests.data.importers.trees_lesions import BUILDERS, OTHER, cvc_clinicdb_png, etis_larib, pranet
+from tests.data.importers.trees import LESION, drawn, photograph, pixels, write_mask
+from tests.data.importers.trees_lesions import BUILDERS, OTHER, cvc_clinicdb_png, etis_larib, pranet, see_ai
 
 
 def boxes_of(case: Case) -> list[tuple[str, int, int, int, int]]:
@@ -49,12 +49,45 @@ def test_hyperkvasir_segmented_reads_the_segmented_images_alone(tmp_path):
 
 def test_see_ai_reads_types_from_the_boxes_and_no_box_is_normal(tmp_path):
     cases, _, rejected = run("see-ai", tmp_path)
-    assert [cases[f"image{n:05}"].findings for n in range(1, 5)] == [
-        ("erosion", "erythema"), ("venous_lesion",), ("normal",), ("normal",)
-    ]  # fmt: skip
+    assert {name: case.findings for name, case in cases.items()} == {
+        "image00001": ("erosion", "erythema"), "image00002": ("venous_lesion",), "image00003": ("normal",)
+    }  # fmt: skip
     assert boxes_of(cases["image00001"]) == [("erosion", *LESION), ("erythema", *OTHER)]
     assert boxes_of(cases["image00002"]) == [("venous_lesion", *LESION)]
-    assert {case.organ for case in cases.values()} == {"small_bowel"} and rejected == []
+    assert {case.organ for case in cases.values()} == {"small_bowel"}
+    # one empty text file: images without a box have one, so an image without any has lost its boxes
+    assert told(rejected, "image00004.jpg", "no box file, though images without a box have an empty one")
+    assert len(rejected) == 1
+
+
+def test_see_ai_without_any_empty_file_tells_how_many_images_count_as_normal_for_want_of_one(tmp_path):
+    src = see_ai(tmp_path / "src")
+    next(src.rglob("image00003.txt")).unlink()
+    found, rejected = imported("see-ai", src, tmp_path / "out")
+    assert [case.findings for case in found.cases][2:] == [("normal",), ("normal",)]
+    assert told(rejected, "SEE_AI_project_all_txt", "2 images have no box file and count as images without a box")
+    assert len(rejected) == 1
+
+
+@pytest.mark.parametrize("card", ["kvasir-seg", "cvc-clinicdb"])
+@pytest.mark.parametrize("folder", ["CVC-ColonDB", "CVC-300", "ETIS-LaribPolypDB"])
+def test_a_test_set_of_the_pranet_pack_is_taken_for_no_other(card, folder, tmp_path):
+    for stem in ("1", "2"):
+        photograph(tmp_path / f"TestDataset/{folder}/images/{stem}.png", int(stem))
+        write_mask(tmp_path / f"TestDataset/{folder}/masks/{stem}.png", drawn())
+    for src in (tmp_path / "TestDataset", tmp_path / "TestDataset" / folder):
+        with pytest.raises(FileNotFoundError, match=f"not the layout '{card}'"):
+            import_card(read_card(card), src, tmp_path / "out", workers=1)
+
+
+def test_the_folder_of_clinicdb_is_known_by_its_name(tmp_path):
+    photograph(tmp_path / "TestDataset/CVC-ClinicDB/images/26.png", 1)
+    write_mask(tmp_path / "TestDataset/CVC-ClinicDB/masks/26.png", drawn())
+    photograph(tmp_path / "TestDataset/CVC-ColonDB/images/1.png", 2)
+    write_mask(tmp_path / "TestDataset/CVC-ColonDB/masks/1.png", drawn())
+    found, rejected = imported("cvc-clinicdb", tmp_path, tmp_path / "out")
+    assert [(case.id, case.group) for case in found.cases] == [("cvc-clinicdb-26", "cvc-clinicdb:sequence-2")]
+    assert rejected == []
 
 
 @pytest.mark.parametrize("layout", ["original", "png"])
