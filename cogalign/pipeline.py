@@ -184,6 +184,10 @@ def stage_digest(recipe: Recipe, stage: str, work_only: bool = False) -> str:
         from cogalign.data.prepare import case_set_digest
 
         whole["case_set"] = case_set_digest(recipe.data.case_set)
+    if stage == DATA and recipe.data.imports:
+        from cogalign.data.cards.digest import cards_digest
+
+        whole["cards"] = cards_digest(recipe.data.imports)
     return digest_of(whole, inputs)
 
 
