@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if debug:
             raise
-        print(f"cogalign: error: {_one_line(error)}", file=sys.stderr)
+        print(f"cogalign: error: {_told(error)}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_ERROR
 
 
@@ -105,12 +105,13 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _one_line(error: BaseException) -> str:
-    """An error as one line for the user."""
+def _told(error: BaseException) -> str:
+    """An error for the user: one line, or its list with the lines after the first indented."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and not str(error.strerror).startswith("disk full"):
         return f"disk full while writing {error.filename or 'a file'}; make room and run the same command again"
     text = error.strerror if isinstance(error, OSError) and str(error.strerror).startswith("disk full") else str(error)
-    return " ".join(str(text).split()) or type(error).__name__
+    lines = [" ".join(line.split()) for line in str(text).splitlines()]
+    return "\n  ".join(filter(None, lines)) or type(error).__name__
 
 
 def _recipe_command(command: str, arguments: list[str]) -> int:
@@ -231,7 +232,7 @@ def _parse_overrides(parser: Any, overrides: list[str]) -> dict[str, Any]:
         except (argparse.ArgumentError, TypeError, ValueError) as error:
             key, value = word[2:].split("=", 1)
             wanted = str(error).replace("<class '", "").replace("'>", "").split("Expected a")[-1].split(".")[0].strip()
-            hint = f", wanted {wanted}" if "Expected a" in str(error) else f": {_one_line(error)}"
+            hint = f", wanted {wanted}" if "Expected a" in str(error) else f": {' '.join(str(error).split())}"
             raise UsageError(f"--{key}: found {value!r}{hint}") from None
     content: dict[str, Any] = parser.parse_args(words, defaults=False).as_dict()
     return {key: value for key, value in content.items() if f"--{key.replace('_', '-')}" not in FLAGS}

@@ -223,6 +223,7 @@ def _split(found: argparse.Namespace) -> int:
 
 def _leaks_options(parser: argparse.ArgumentParser) -> None:
     _dir(parser)
+    parser.add_argument("--fresh", action="store_true", help="decode all images again; trust no fingerprints.npz")
     _workers(parser)
 
 
@@ -230,7 +231,7 @@ def _leaks(found: argparse.Namespace) -> int:
     from cogalign.data.caseset import read_case_set
     from cogalign.data.leaks import find_leaks, write_leak_report
 
-    report = find_leaks(read_case_set(found.dir), workers=found.workers)
+    report = find_leaks(read_case_set(found.dir), workers=found.workers, fresh=found.fresh)
     write_leak_report(report, found.dir)
     _say(report.lines())
     return EXIT_ERROR if report.failed else 0

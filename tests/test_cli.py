@@ -178,7 +178,7 @@ def test_a_command_runs_its_stage(recipe_file: Path, monkeypatch: pytest.MonkeyP
             "stopped (SIGTERM; step 3 is saved); the next `cogalign run` goes on",
         ),
         (KeyboardInterrupt(), 130, "stopped; the next `cogalign run` goes on"),
-        (ValueError("mask\nbad"), 1, "error: mask bad"),
+        (ValueError("mask \t bad\n"), 1, "error: mask bad"),
         (OSError(errno.ENOSPC, "No space left on device", "f.ckpt"), 1, "disk full while writing f.ckpt; make room"),
         (OSError(errno.ENOSPC, "disk full while writing step 4", "f.ckpt"), 1, "error: disk full while writing step 4"),
     ],
@@ -199,6 +199,18 @@ def test_what_ends_a_run_becomes_one_line_and_an_exit_code(
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+def test_an_error_that_is_a_list_keeps_its_lines(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("2 reports are  disputed:\n  case 1: a says polyp\n\n  case 2: b says ulcer\n")
+
+    monkeypatch.setattr(pipeline, "run_recipe", run)
+    assert main(["run", str(recipe_file)]) == 1
+    said = capsys.readouterr().err
+    assert said == "cogalign: error: 2 reports are disputed:\n  case 1: a says polyp\n  case 2: b says ulcer\n"
 
 
 def test_a_run_writes_its_folder_and_the_second_one_skips(recipe_file: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from cogalign.cognition.templates import remaining_report, removal_report, trans
 from cogalign.counterfactual.interventions import Edited, Move
 from cogalign.counterfactual.plan import Edit, Task
 from cogalign.data.case import Box, Case
+from cogalign.data.sources import BACKGROUND_DATASET
 from cogalign.recipe import Fill
 
 
@@ -26,7 +27,8 @@ def counterfactual_case(
     """The case of one counterfactual.
 
     Removal: nothing is found any more, the location stays; of one of several findings: the others remain. Control and background: findings, report and keywords
-    stay. Transplant: findings and the lesion's sections follow the lesion; organ and location follow the new image.
+    stay. Transplant: findings and the lesion's sections follow the lesion; organ and location follow the new image; the
+    licences of both images bind, and `attributes.background_dataset` names the second data set if it is another.
 
     Args:
         task: the source case.
@@ -79,16 +81,25 @@ def counterfactual_case(
         if background is None:
             raise ValueError(f"counterfactual {edit.id!r}: a transplant needs a background, found none")
         report = transplant_report(parse(source.answer), parse(background.answer))
+        attributes["background_findings"] = list(background.findings)
+        if background.dataset != source.dataset:
+            attributes[BACKGROUND_DATASET] = background.dataset
         return replace(
             common,
+            licence=_both(source.licence, background.licence),
             organ=background.organ,
             boxes=moved_boxes(source, edited.moves),
             answer=render(report),
             keywords=extract(report),
             background_of=background.id,
-            attributes=attributes | {"background_findings": list(background.findings)},
+            attributes=attributes,
         )
     return replace(common, attributes=attributes | {"changed": list(edited.changed)}) if edited.changed else common
+
+
+def _both(one: str, other: str) -> str:
+    """The licence of an image that shows two: one text if they agree, else both, since both bind."""
+    return "; ".join(dict.fromkeys(filter(None, (one, other))))
 
 
 def moved_boxes(source: Case, moves: tuple[Move, ...]) -> tuple[Box, ...]:

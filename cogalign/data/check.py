@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from cogalign.cognition.anatomy import ORGANS
 from cogalign.cognition.taxonomy import FINDINGS, nearest
 from cogalign.data.case import Case
 from cogalign.data.caseset import METADATA, parse_rows
-from cogalign.data.fingerprints import write_fingerprints
+from cogalign.data.fingerprints import complete_fingerprints
 from cogalign.data.images import Fingerprint, fingerprint, load_mask, load_rgb
 from cogalign.data.parallel import each
 from cogalign.data.paths import file_stem, inside, split_word
@@ -52,8 +51,8 @@ def check_case_set(root: str | Path, workers: int | None = None) -> list[Problem
     """All problems of a case set, in the order of its lines; an empty list means that it is fit for training.
 
     Every image and mask is decoded, in `workers` processes (default: one a processor). Since that is the dear part,
-    `fingerprints.npz` is written on the way, if the folder can be written to: splits and leak reports then decode
-    nothing. Bad content never raises: whatever is wrong becomes a `Problem`. Repeated photographs are no problem here;
+    `fingerprints.npz` is completed on the way, if the folder can be written to: splits and leak reports then decode
+    nothing. Entries of unchanged files stay as they are, since those of an import are of the original photographs. Bad content never raises: whatever is wrong becomes a `Problem`. Repeated photographs are no problem here;
     `cogalign data leaks` looks for them.
 
     Raises:
@@ -88,8 +87,7 @@ def check_case_set(root: str | Path, workers: int | None = None) -> list[Problem
         if print_ is not None:
             prints[name] = print_
     if prints:
-        with suppress(OSError):  # a read-only folder: the next one decodes again
-            write_fingerprints(folder, list(prints), list(prints.values()))
+        complete_fingerprints(folder, prints)
     problems.extend(_repeats(numbered))
     problems.extend(_crossing_groups(numbered))
     problems.extend(_links(numbered))

@@ -18,7 +18,7 @@ from cogalign.data.images import load_rgb
 
 
 class LazyImage(Image.Image):
-    """The image of a file as RGB; `cache_key` names the file as it is now."""
+    """The image of a file as RGB; `cache_key` names the file as it is now, and is None once the pixels were changed."""
 
     def __init__(self, path: Path) -> None:
         """Look at the file, but not into it.
@@ -32,9 +32,14 @@ class LazyImage(Image.Image):
             status = os.stat(path)
         except OSError as error:
             raise FileNotFoundError(f"{path}: no such image") from error
-        self.cache_key = f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        self.cache_key: str | None = (
+            f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        )
         """Another one as soon as the file is written anew, even with the old size and time of change."""
         self._mode = "RGB"
+        # As images of PIL that lie in a file: who changes the pixels takes a copy first, so `im` is set; and the pixels
+        # that `load` gives cannot be written past it.
+        self.readonly = 1
 
     @property
     def im(self) -> Any:
@@ -45,6 +50,12 @@ class LazyImage(Image.Image):
     @im.setter
     def im(self, im: Any) -> None:
         self._im = im
+        self.cache_key = None  # other pixels than the file's
+
+    def frombytes(self, data: Any, decoder_name: str = "raw", *args: Any) -> None:
+        """Put other pixels in place of the file's, see PIL; a copy of the image is changed, as everywhere else."""
+        self._ensure_mutable()
+        super().frombytes(data, decoder_name, *args)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,7 +78,9 @@ class LazyImage(Image.Image):
             self._im, self._size, self.info = image.im, image.size, image.info
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To another process goes the path, not the pixels."""
+        """To another process goes the path, not the pixels; if they were changed, they go as a plain image."""
+        if self.cache_key is None:
+            return Image.frombytes, (self.mode, self.size, self.tobytes())
         return LazyImage, (self.path,)
 
 

@@ -2,10 +2,12 @@
 
 A leak is something of `train` or `validation` that another split holds too. Two kinds of finding:
 
-- **fails**: one group (patient, video, sequence) in two splits; the same pixels; the same photograph in another size or
-  quality; a counterfactual away from the case it was made of.
-- **warns**: images that look alike but need not be one photograph (frames of one video, the next shot of one polyp), and
-  one file name of one data set in two splits (some sets use a name for several images).
+- **fails**: one group (patient, video, sequence) in two splits; the same pixels; the same photograph in another size,
+  quality, crop or frame (whatever `cogalign data split` would have put together); a counterfactual away from the case
+  it was made of, or from another one made of that case.
+- **warns**: images that look alike but need not be one photograph (frames of one video, the next shot of one polyp),
+  plain images of equal pixels (black frames of two videos), and one file name of one data set in two splits (some sets
+  use a name for several images).
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
-from cogalign.data.duplicates import MAX_BITS, MAX_DIFFERENCE, neighbours
+from cogalign.data.duplicates import MAX_BITS, MAX_DIFFERENCE, informative, neighbours
 from cogalign.data.fingerprints import fingerprints_of
+from cogalign.data.groups import photographs
 from cogalign.data.images import Fingerprint
 from cogalign.data.leak_sheet import contact_sheet
 from cogalign.data.splits import LEFT_OUT, group_of
@@ -34,17 +39,19 @@ ALIKE_DIFFERENCE = 12.0
 """... and their thumbnails differ by at most so many of 255 grey levels on average."""
 LISTED = 200
 """At most so many pairs of a kind are in `leaks.md`; `leaks.json` has all."""
+LEAK_FILES = ("leaks.md", "leaks.json", "leaks.jpg")
 TAUGHT = ("train", "validation")
 """Splits that decide what the model becomes. What only two other splits share (`test` and `test_shifted`) is no leak."""
 _ORDER = ("train", "validation", "test")
 FAILING = {
     "same pixels": "two images of equal pixels",
-    "same photograph": "one photograph in another size, quality or brightness",
+    "same photograph": "one photograph in another size, quality, brightness, crop or frame",
     "group": "one patient, video, sequence or photograph in two splits",
-    "made from": "a counterfactual in another split than the case or background it was made of",
+    "made from": "a counterfactual in another split than its case, its background, or another one made of these",
 }
 WARNING = {
     "looks alike": "images so much alike that they may be neighbours in a video",
+    "plain image": "images of equal pixels that show next to nothing, such as black frames",
     "same name": "one file name of one data set; some sets use a name for several images",
 }
 
@@ -108,19 +115,27 @@ class LeakReport:
         return [f"{head}: {told}", *shown, *([f"  and {rest} more in leaks.md"] if rest else [])]
 
 
-def find_leaks(case_set: CaseSet, workers: int | None = None) -> LeakReport:
+def find_leaks(
+    case_set: CaseSet, workers: int | None = None, *, labels: Sequence[int] | None = None, fresh: bool = False
+) -> LeakReport:
     """All leaks of a case set. Cases of the split `left_out` count for nothing.
 
-    Images are decoded where `fingerprints.npz` does not know them, in `workers` processes.
+    Args:
+        case_set: with its splits.
+        workers: processes that decode images which `fingerprints.npz` does not know.
+        labels: what `groups.photographs` says of all images, if it is known already.
+        fresh: decode every image, and believe nothing that `fingerprints.npz` says: for sets of others.
 
     Raises:
         FileNotFoundError, ValueError: an image is missing or unreadable.
     """
-    prints = fingerprints_of(case_set, workers)
+    prints = fingerprints_of(case_set, workers, fresh)
     kept = [index for index, case in enumerate(case_set.cases) if case.split != LEFT_OUT]
     cases = [case_set.cases[index] for index in kept]
+    if labels is None or len(kept) < len(case_set.cases):  # a chain over cases that are left out is none
+        labels = photographs([prints[index] for index in kept])
     found = [
-        *_of_images(cases, [prints[index] for index in kept]),
+        *_of_images(cases, [prints[index] for index in kept], labels),
         *_of_groups(cases),
         *_of_origins(cases),
         *_of_names(cases),
@@ -137,18 +152,61 @@ def crosses(one: Case, other: Case) -> bool:
     return one.split != other.split and (one.split in TAUGHT or other.split in TAUGHT)
 
 
-def _of_images(cases: Sequence[Case], prints: Sequence[Fingerprint]) -> Iterator[Leak]:
-    """Pairs of images that are one photograph or look alike."""
+def _of_images(cases: Sequence[Case], prints: Sequence[Fingerprint], labels: Sequence[int]) -> Iterator[Leak]:
+    """Pairs of images that are one photograph or look alike; plain images apart."""
     apart = [case.split if case.split in TAUGHT else "" for case in cases]
     if len(set(apart)) < 2:
         return
+    plain = _Plain(prints)
+    told: set[tuple[int, frozenset[str]]] = set()
     for one, two, bits, difference in neighbours(prints, ALIKE_BITS, ALIKE_DIFFERENCE, apart=apart):
         kind = "looks alike"
+        if plain[one] or plain[two]:
+            continue
         if prints[one].digest == prints[two].digest:
             kind = "same pixels"
-        elif bits <= MAX_BITS and difference <= MAX_DIFFERENCE:
+        elif labels[one] == labels[two] or (bits <= MAX_BITS and difference <= MAX_DIFFERENCE):
             kind = "same photograph"
+        if kind != "looks alike":
+            told.add((labels[one], frozenset((cases[one].split, cases[two].split))))
         yield Leak(kind, cases[one], cases[two], bits, difference)
+    yield from _of_photographs(cases, prints, labels, told)
+    homes: dict[str, dict[str, int]] = {}
+    for index, case in enumerate(cases):
+        homes.setdefault(prints[index].digest, {}).setdefault(case.split, index)
+    for home in homes.values():
+        for one, two in combinations(home.values(), 2):
+            if crosses(cases[one], cases[two]) and plain[one]:
+                yield Leak("plain image", cases[one], cases[two], 0, 0.0)
+
+
+class _Plain:
+    """Whether images show too little to be recognised: by their index, found out when it is asked for."""
+
+    def __init__(self, prints: Sequence[Fingerprint]) -> None:
+        self._prints = prints
+        self._known: dict[str, bool] = {}
+
+    def __getitem__(self, index: int) -> bool:
+        print_ = self._prints[index]
+        if print_.digest not in self._known:
+            self._known[print_.digest] = not informative(print_)
+        return self._known[print_.digest]
+
+
+def _of_photographs(
+    cases: Sequence[Case], prints: Sequence[Fingerprint], labels: Sequence[int], told: set[tuple[int, frozenset[str]]]
+) -> Iterator[Leak]:
+    """One pair for each photograph and pair of its splits that is not told yet: crops, frames, and chains of copies."""
+    homes: dict[int, dict[str, int]] = {}
+    for index, (case, label) in enumerate(zip(cases, labels, strict=True)):
+        homes.setdefault(label, {}).setdefault(case.split, index)
+    for label, home in homes.items():
+        for one, two in combinations(home.values(), 2):
+            if crosses(cases[one], cases[two]) and (label, frozenset((cases[one].split, cases[two].split))) not in told:
+                bits = (prints[one].bits ^ prints[two].bits).bit_count()
+                difference = float(np.abs(prints[one].thumbnail.astype(np.float32) - prints[two].thumbnail).mean())
+                yield Leak("same photograph", cases[one], cases[two], bits, round(difference, 3))
 
 
 def _of_groups(cases: Sequence[Case]) -> Iterator[Leak]:
@@ -178,13 +236,17 @@ def _pairs(homes: dict[str, dict[str, Case]], kind: str) -> Iterator[Leak]:
 
 
 def _of_origins(cases: Sequence[Case]) -> Iterator[Leak]:
-    """Counterfactuals in another split than their source or background."""
+    """Counterfactuals in another split than their source or background; where that is not here, than one another."""
     by_id = {case.id: case for case in cases}
+    homes: dict[str, dict[str, Case]] = {}
     for case in cases:
-        for origin in (case.counterfactual_of, case.background_of):
+        for origin in {case.counterfactual_of: None, case.background_of: None}:
             source = by_id.get(origin) if origin else None
             if source is not None and crosses(case, source):
                 yield Leak("made from", source, case)
+            elif source is None and origin:
+                homes.setdefault(origin, {}).setdefault(case.split, case)
+    yield from _pairs(homes, "made from")
 
 
 def write_leak_report(report: LeakReport, folder: Path) -> None:

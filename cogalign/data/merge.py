@@ -12,13 +12,13 @@ from typing import Literal
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set, write_metadata
-from cogalign.data.duplicates import near_duplicates
 from cogalign.data.fingerprints import fingerprints_of, write_fingerprints
-from cogalign.data.groups import crossing_groups, joined_groups
+from cogalign.data.groups import crossing_groups, photographs, with_joined_groups
 from cogalign.data.images import Fingerprint
 from cogalign.data.merge_names import Renamed, unique_names
 from cogalign.data.overlays import with_overlays
 from cogalign.data.overview import write_overview
+from cogalign.data.side_files import CASE_JOURNALS, read_lines, renamed_lines
 from cogalign.data.sources import read_sources, sources_of, write_sources
 from cogalign.training.atomic import write_text
 from cogalign.training.progress import track
@@ -105,9 +105,10 @@ def merge_case_sets(
 
     Files are hard links where the file system allows it, else copies; symbolic links that lead out of a set stay
     links. Ids and file names change only where two sets have the same. Groups that share a photograph become one
-    (`groups.joined_groups`). Cases that show the photograph of a better annotated one (mask, then boxes, then size)
-    get its id as `attributes.duplicate_of`, or are dropped. Counterfactuals are no duplicates of their originals.
-    Splits stay as they are. The sets themselves gain nothing but a renewed `fingerprints.npz`.
+    (`groups.with_joined_groups`), as do a case and its counterfactuals. Cases that show the photograph of a better
+    annotated one (mask, then boxes, then size) get its id as `attributes.duplicate_of`, or are dropped. Counterfactuals
+    are no duplicates of their originals. Splits stay as they are; quarantine, paid answers (`annotations.jsonl`) and
+    reviews (`review.jsonl`) come along. The sets themselves gain nothing but a renewed `fingerprints.npz`.
 
     Args:
         sets: folders of case sets.
@@ -120,8 +121,8 @@ def merge_case_sets(
     Raises:
         FileExistsError: `out` exists.
         FileNotFoundError: a folder is no case set, or a file is missing.
-        ValueError: no set or the same set twice; a licence forbids the use; a set or image cannot be read. Nothing
-            stays of the new set.
+        ValueError: no set or the same set twice; a licence forbids the use; a set or image cannot be read; a
+            side file is a link out of its set. Nothing stays of the new set.
     """
     folders = [Path(folder) for folder in sets]
     out = Path(out)
@@ -177,8 +178,8 @@ def _write(
     items: list[_Item], origins: Sequence[CaseSet], folder: Path, drop: bool, flag_text: bool, workers: int | None
 ) -> MergeSummary:
     """Write the merged set to a folder."""
-    firsts = near_duplicates([item.print_ for item in items])
-    groups = joined_groups([item.case for item in items], firsts, [item.number for item in items])
+    firsts = photographs([item.print_ for item in items])
+    grouped = with_joined_groups([item.case for item in items], firsts, [item.number for item in items])
     kept_of = _kept(items, firsts)
     summary = MergeSummary(folder, sets=len(origins))
     summary.repeated = sum(kept != index for index, kept in enumerate(kept_of))
@@ -188,14 +189,14 @@ def _write(
     summary.conflicts = len(conflicts)
     _write_lines(folder / CONFLICTS, conflicts)
     chosen, cases = [], []
-    for index, (item, group, kept) in enumerate(zip(items, groups, kept_of, strict=True)):
-        attributes = {key: value for key, value in item.case.attributes.items() if key != "duplicate_of"}
+    for index, (item, case, kept) in enumerate(zip(items, grouped, kept_of, strict=True)):
+        attributes = {key: value for key, value in case.attributes.items() if key != "duplicate_of"}
         if kept != index:
             if drop:
                 continue
             attributes["duplicate_of"] = items[kept].case.id
         chosen.append(item)
-        cases.append(replace(item.case, group=group, attributes=attributes))
+        cases.append(replace(case, attributes=attributes))
     summary.dropped = len(items) - len(cases)
     _place_files(chosen, folder, summary)
     merged = CaseSet(folder, cases)
@@ -206,7 +207,7 @@ def _write(
     write_fingerprints(folder, [case.file_name for case in cases], [item.print_ for item in chosen])
     sources = sources_of([source for origin in origins for source in read_sources(origin.root)], cases)
     write_sources(folder, sources)
-    _write_quarantine(origins, folder)
+    _write_journals(items, origins, folder)
     write_metadata(folder, [case.to_row() for case in merged.cases])
     write_overview(merged, folder / OVERVIEW)
     summary.cases, summary.data_sets = len(cases), len(sources)
@@ -299,10 +300,22 @@ def _place(source: Path, root: Path, target: Path) -> bool:
     return True
 
 
-def _write_quarantine(origins: Sequence[CaseSet], folder: Path) -> None:
-    """The quarantine lines of all sets, one after the other."""
-    texts = [path.read_text(encoding="utf-8") for origin in origins if (path := origin.root / QUARANTINE).is_file()]
-    write_text(folder / QUARANTINE, "".join(text if text.endswith("\n") or not text else text + "\n" for text in texts))
+def _write_journals(items: Sequence[_Item], origins: Sequence[CaseSet], folder: Path) -> None:
+    """The lines of quarantine and journals of all sets, one set after the other, with the new ids of the cases.
+
+    A paid answer is asked for again where a case got another id, since the id is part of the question's digest.
+    """
+    write_text(folder / QUARANTINE, "".join(read_lines(origin.root, QUARANTINE) for origin in origins))
+    own: list[list[str]] = [[] for _ in origins]
+    for item in items:
+        own[item.number].append(item.case.id)
+    for name in CASE_JOURNALS:
+        text = ""
+        for origin, new in zip(origins, own, strict=True):
+            ids = dict(zip((case.id for case in origin.cases), new, strict=True))
+            text += renamed_lines(read_lines(origin.root, name), ids)
+        if text:
+            write_text(folder / name, text)
 
 
 def _write_lines(path: Path, rows: Sequence[dict[str, object]]) -> None:

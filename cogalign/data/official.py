@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -62,6 +62,23 @@ def official_splits(
         notes.append(f"{out} cases without an official split are left out: their group is in another split than train")
     known.update(drawn)
     return [replace(case, split=known[case.id]) for case in cases], notes
+
+
+def wanted_official(
+    cases: Sequence[Case], fold: int | None, shares: Mapping[str, float], rest: Rest
+) -> dict[str, float]:
+    """Splits that must not be empty, and which share of the used cases each should have (1: any number will do).
+
+    Args:
+        cases: with their official splits.
+        fold: see `official_splits`.
+        shares: what is wanted where no case has an official split, and all are drawn.
+        rest: see `official_splits`.
+    """
+    counts = Counter(name for case in cases if (name := _official(case, fold)))
+    if not counts and rest == "stratify":
+        return {"train": 1.0, **shares}
+    return {"train": 1.0} | dict.fromkeys(counts or ("test",), 1.0)
 
 
 def _official(case: Case, fold: int | None) -> str:

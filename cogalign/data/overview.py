@@ -11,7 +11,8 @@ from cogalign.data.caseset import CaseSet
 from cogalign.data.groups import crossing_groups
 from cogalign.data.overlays import NOTABLE, cramers_v, overlays_markdown
 from cogalign.data.overview_plots import class_histogram, cooccurrence_plot
-from cogalign.data.sources import Source, read_sources, sources_of, strictest
+from cogalign.data.side_files import own_folder
+from cogalign.data.sources import Source, allows, read_sources, sources_of, strictest
 from cogalign.training.atomic import write_bytes, write_text
 
 NO_SOURCE = "no data set"
@@ -23,16 +24,16 @@ def write_overview(case_set: CaseSet, out: Path) -> None:
     Nothing is decoded: overlays are told as `flag_overlays` left them in the cases.
 
     Raises:
-        ValueError: `sources.json` cannot be read.
+        ValueError: `sources.json` cannot be read, or `out` lies in the case set but is a symbolic link out of it.
         OSError: the folder cannot be written.
     """
     cases = case_set.cases
     sources = sources_of(read_sources(case_set.root), cases)
-    out = Path(out)
+    out = own_folder(case_set.root, out)
     by_source = counts_by_source(cases)
     write_bytes(out / "classes.svg", class_histogram(by_source))
     write_bytes(out / "cooccurrence.svg", cooccurrence_plot(cooccurrence(cases), by_source))
-    write_text(out / "licences.md", licences_markdown(sources))
+    write_text(out / "licences.md", licences_markdown(sources, cases))
     write_text(out / "overlays.md", overlays_markdown(cases))
     write_text(out / "summary.md", summary_markdown(cases, sources))
 
@@ -56,8 +57,9 @@ def cooccurrence(cases: Sequence[Case]) -> dict[tuple[str, str], int]:
     return dict(counts)
 
 
-def licences_markdown(sources: Sequence[Source]) -> str:
+def licences_markdown(sources: Sequence[Source], cases: Sequence[Case]) -> str:
     """A page on what may be done with the cases of each data set."""
+    by_title = {source.title: source for source in sources}
     lines = [
         "# Licences",
         "",
@@ -70,14 +72,13 @@ def licences_markdown(sources: Sequence[Source]) -> str:
         lines.append(
             f"| {name} | {source.cases} | {licence.redistribution} | {licence.commercial} | {_cell(licence.name)} |"
         )
-    total = sum(source.cases for source in sources)
     lines.append("")
     for use, title in (("redistribution", "may be passed on"), ("commercial", "may be used commercially")):
         allowed = [source for source in sources if getattr(source.licence, use) == "yes"]
-        number = sum(source.cases for source in allowed)
+        number = sum(allows(case, by_title, use) == "yes" for case in cases)
         names = ", ".join(source.title for source in allowed) or "no data set"
         overall = strictest(getattr(source.licence, use) for source in sources)
-        lines.append(f"- {number} of {total} cases {title}: {names}. All together: **{overall}**.")
+        lines.append(f"- {number} of {len(cases)} cases {title}: {names}. All together: **{overall}**.")
     lines.append("")
     lines.append("`ask`: the owner allows it on request. `unknown`: the licence does not say, so do not assume it.")
     for source in sources:

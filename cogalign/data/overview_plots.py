@@ -21,11 +21,13 @@ def class_histogram(by_source: Mapping[str, Counter[str]]) -> bytes:
     """How many cases have each finding, as bars with one colour for each data set (SVG).
 
     Args:
-        by_source: for each data set the cases of each finding.
+        by_source: for each data set the cases of each finding; without any finding the picture says so.
     """
     from matplotlib.figure import Figure
 
     findings = _ordered(by_source)
+    if not findings:
+        return _nothing(by_source)
     figure = Figure(figsize=(9, 1.4 + 0.3 * len(findings) + 0.18 * len(by_source)), layout="constrained")
     axes = figure.add_subplot()
     start = np.zeros(len(findings))
@@ -50,11 +52,13 @@ def cooccurrence_plot(together: Mapping[tuple[str, str], int], by_source: Mappin
 
     Args:
         together: cases with two findings; (a, a) holds the cases in which a stands alone.
-        by_source: for each data set the cases of each finding.
+        by_source: for each data set the cases of each finding; without any finding the picture says so.
     """
     from matplotlib.figure import Figure
 
     findings = _ordered(by_source)
+    if not findings:
+        return _nothing(by_source)
     pairs = np.array([[together.get((one, other), 0) for other in findings] for one in findings])
     sources = np.array([[counts[name] for name in findings] for counts in by_source.values()])
     side = 1.8 + 0.34 * len(findings)
@@ -63,6 +67,16 @@ def cooccurrence_plot(together: Mapping[tuple[str, str], int], by_source: Mappin
     upper, lower = figure.subplots(2, 1, height_ratios=[max(1, len(findings)), max(1, len(by_source))])
     _heat(upper, pairs, findings, findings, "Findings in one image (diagonal: alone)")
     _heat(lower, sources, list(by_source), findings, "Findings of each data set")
+    return _svg(figure)
+
+
+def _nothing(by_source: Mapping[str, Counter[str]]) -> bytes:
+    """What is drawn where no case has a finding: that, in words, and the data sets (SVG)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.0 + 0.25 * len(by_source)), layout="constrained")
+    told = "No case has a finding: there is nothing to count."
+    figure.text(0.02, 0.5, "\n".join([told, *map(_short, by_source)]), va="center", fontsize=9)
     return _svg(figure)
 
 

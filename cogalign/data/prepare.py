@@ -9,13 +9,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cogalign.data.caseset import METADATA, read_case_set
 from cogalign.data.paths import allow_links_into, inside
 from cogalign.recipe import DataSettings, ImportSettings
 from cogalign.training.atomic import write_json
 from cogalign.training.progress import say
+
+if TYPE_CHECKING:
+    from cogalign.data.split_summary import SplitSummary
 
 SETTINGS = "prepared.json"
 """The settings from which a folder was made; `metadata.jsonl` beside it says that it is finished."""
@@ -70,7 +73,11 @@ def follow_references(settings: DataSettings) -> None:
 def _import_data_sets(settings: DataSettings, folder: Path) -> None:
     """Import each data set beside `folder`, merge them into it and draw the split.
 
-    What was imported before an interruption is found again. `prepared.json` stays in `folder` throughout.
+    What was imported before an interruption is found again. `prepared.json` stays in `folder` throughout. Where the
+    split leaks, the merged set stays beside with its leak report, and nothing comes into `folder`.
+
+    Raises:
+        ValueError: the split leaks, or a wanted split is empty.
     """
     from cogalign.data.merge import merge_case_sets
     from cogalign.data.splits import split_case_set
@@ -90,8 +97,23 @@ def _import_data_sets(settings: DataSettings, folder: Path) -> None:
     )
     for line in summary.lines():
         say(line)
+    if summary.failed:
+        raise ValueError(_failed(summary, whole, settings.split))
     _move_in(whole, folder)
     shutil.rmtree(parts)
+
+
+def _failed(summary: SplitSummary, whole: Path, method: str) -> str:
+    """Why no run can be made of a split, where its report lies, and what to do."""
+    found = [f"the splits {' and '.join(summary.empty)} are empty"] if summary.empty else []
+    if summary.leaks.failed:
+        found.append(f"{sum(leak.fails for leak in summary.leaks.leaks)} pairs leak between splits")
+    other = "" if method == "stratified" else "set data.split: stratified, or "
+    command = "cogalign data split" + ("" if method == "stratified" else f" --method {method} --repair")
+    return (
+        f"data.split {method}: {'; '.join(found)}: see {whole / 'leaks.md'} and {whole / 'split.json'}; {other}move {whole} "
+        f"elsewhere, split it there ('{command}'; for other data change data.imports) and name it as data.case_set"
+    )
 
 
 def _import(item: ImportSettings, settings: DataSettings, out: Path) -> Path:

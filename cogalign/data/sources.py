@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from cogalign.data.case import Case
+from cogalign.data.side_files import side_file
 from cogalign.training.atomic import write_json
 
 SOURCES = "sources.json"
@@ -52,9 +53,10 @@ def read_sources(root: Path) -> list[Source]:
     """The sources of a case set; an empty list if it has no `sources.json`.
 
     Raises:
-        ValueError: the file is not JSON, or a field is missing, unknown or of the wrong type; names file and field.
+        ValueError: the file is not JSON, or a field is missing, unknown or of the wrong type; names file and field. Or it
+            is a symbolic link out of the case set.
     """
-    path = Path(root) / SOURCES
+    path = side_file(root, SOURCES)
     if not path.is_file():
         return []
     try:
@@ -102,12 +104,38 @@ def _object(entry: Any, kind: type, types: dict[str, type], what: str) -> dict[s
     return dict(entry)
 
 
+BACKGROUND_DATASET = "background_dataset"
+"""Key of `Case.attributes`: the data set of a transplant's background, where it is another than `Case.dataset`."""
+
+
+def datasets_of(case: Case) -> tuple[str, ...]:
+    """The data sets whose images are in a case's image, its own first: a transplant may show two."""
+    background = case.attributes.get(BACKGROUND_DATASET)
+    if isinstance(background, str) and background != case.dataset:
+        return case.dataset, background
+    return (case.dataset,)
+
+
+def allows(case: Case, sources: Mapping[str, Source], use: str) -> str:
+    """What the licences of all data sets in a case say of a use, the strictest answer: one of `ANSWERS`.
+
+    Args:
+        case: any case.
+        sources: by title; a data set that is not in it is `unknown`.
+        use: `redistribution` or `commercial`.
+    """
+    answers = (getattr(sources[title].licence, use) if title in sources else "unknown" for title in datasets_of(case))
+    return strictest(answers)
+
+
 def sources_of(case_set_sources: Sequence[Source], cases: Sequence[Case]) -> list[Source]:
     """One source for each data set of the cases, with their number; what no source is given for is `unknown`.
 
+    A transplant onto the image of another data set counts for both.
+
     Where two sources of a data set disagree on a use, the stricter answer counts.
     """
-    counts = Counter(case.dataset for case in cases)
+    counts = Counter(title for case in cases for title in datasets_of(case))
     given: dict[str, Source] = {}
     for source in case_set_sources:
         known = given.get(source.title)

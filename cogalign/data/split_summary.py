@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from cogalign.data.case import Case
+from cogalign.data.groups import given_group
 from cogalign.data.leaks import LeakReport
 from cogalign.data.splits import LEFT_OUT, group_of
 from cogalign.training.atomic import write_json, write_text
@@ -19,6 +20,8 @@ FAR = 0.1
 _COLOURS = {"train": "#4c78a8", "validation": "#f2b34c", "test": "#d1495b", LEFT_OUT: "#d0d0d0"}
 _OTHERS = ("#6a9f58", "#967aa1", "#85b6b2", "#a87c4f")
 _BAR, _LEFT, _ROW = 480, 190, 20
+
+SUMMARY_FILES = ("split.json", "split.svg")
 
 Table = dict[str, dict[str, int]]
 """Cases by name and split."""
@@ -35,7 +38,13 @@ class SplitSummary:
     cases: int
     groups: int
     joined: int
-    """Cases that came into the group of another because they show one photograph."""
+    """Cases that are in another group than the one they came with: they show a photograph of that group, or are made of one."""
+    given_joined: int
+    """Given groups (patients, videos, sequences) that are now together with another one."""
+    largest: tuple[str, int, int]
+    """The group with most cases: its name, its cases, and how many given groups it joins."""
+    empty: list[str]
+    """Splits that were wanted and have no case."""
     splits: dict[str, int]
     findings: Table
     sources: Table
@@ -46,8 +55,8 @@ class SplitSummary:
 
     @property
     def failed(self) -> bool:
-        """Whether something leaks."""
-        return self.leaks.failed
+        """Whether something leaks, or a split that was wanted is empty."""
+        return self.leaks.failed or bool(self.empty)
 
     def lines(self) -> list[str]:
         """The summary for a console."""
@@ -58,9 +67,31 @@ class SplitSummary:
         )
         settings = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
                              for name, value in self.settings.items() if value is not None)  # fmt: skip
-        joined = f"; {self.joined} cases joined a group whose photograph they repeat" if self.joined else ""
+        joined = (
+            f"; {self.joined} cases joined another group (repeated photographs, counterfactuals)" if self.joined else ""
+        )
         head = f"{self.root}: {self.method} split ({settings}) of {self.cases} cases in {self.groups} groups{joined}"
-        return [head, shares, *self.notes, *self._far(), *self.leaks.lines()]
+        return [head, shares, *self._large(), *self._empty(), *self.notes, *self._far(), *self.leaks.lines()]
+
+    def _large(self) -> list[str]:
+        """The largest group, and what was joined."""
+        name, cases, given = self.largest
+        if cases < 2:
+            return []
+        of = f", which joins {given} given groups" if given > 1 else ""
+        joined = (
+            f"; {self.given_joined} given groups (patients, videos) were joined to others" if self.given_joined else ""
+        )
+        return [f"largest group: {name!r} with {cases} cases ({cases / self.cases:.1%}){of}{joined}"]
+
+    def _empty(self) -> list[str]:
+        """What to do about a split without cases."""
+        if not self.empty:
+            return []
+        return [
+            f"EMPTY: {', '.join(self.empty)}: {self.groups} groups, which stay whole, could not fill it; look at the "
+            "largest group, import more, or ask for other shares"
+        ]
 
     def _far(self) -> list[str]:
         """Findings that are not where they should be."""
@@ -85,10 +116,10 @@ def summarise(
     root: Path,
     method: str,
     settings: dict[str, Any],
-    before: Sequence[Case],
     after: Sequence[Case],
     notes: list[str],
     leaks: LeakReport,
+    wanted: Mapping[str, float],
 ) -> SplitSummary:
     """The summary of a split.
 
@@ -96,11 +127,15 @@ def summarise(
         root: folder of the case set.
         method: how it was split.
         settings: of the draw.
-        before: the cases as they were.
-        after: the same cases, in the same order, with their new splits and groups.
+        after: the cases with their new splits and groups.
         notes: what else is to be said.
         leaks: what crosses the new splits.
+        wanted: share of the used cases that each split should have. One that should have at least one case, and has
+            none, is told as empty.
     """
+    counts = Counter(case.split for case in after)
+    used = sum(number for name, number in counts.items() if name != LEFT_OUT)
+    empty = [name for name, share in wanted.items() if share * max(used, 1) >= 1 and not counts[name]]
     groups: dict[str, set[str]] = {}
     for case in after:
         for finding in case.findings:
@@ -111,14 +146,26 @@ def summarise(
         settings,
         len(after),
         len({group_of(case) for case in after}),
-        sum(group_of(one) != group_of(two) for one, two in zip(before, after, strict=True)),
-        _by_split(Counter(case.split for case in after)),
+        sum((given_group(case) or case.id) != group_of(case) for case in after),
+        *_joined(after),
+        empty,
+        _by_split(counts),
         _table(after, lambda case: case.findings),
         _table(after, lambda case: (case.dataset,)),
         {name: len(groups[name]) for name in sorted(groups)},
         notes,
         leaks,
     )
+
+
+def _joined(cases: Sequence[Case]) -> tuple[int, tuple[str, int, int]]:
+    """How many given groups are together with another one; name, cases and given groups of the largest group."""
+    given: dict[str, set[str]] = {}
+    for case in cases:
+        given.setdefault(group_of(case), set()).update(filter(None, [given_group(case)]))
+    sizes = Counter(group_of(case) for case in cases)
+    name = min(sizes, key=lambda name: (-sizes[name], name))
+    return sum(len(names) for names in given.values() if len(names) > 1), (name, sizes[name], len(given[name]))
 
 
 def write_summary(summary: SplitSummary, folder: Path) -> None:
@@ -133,6 +180,9 @@ def write_summary(summary: SplitSummary, folder: Path) -> None:
         "cases": summary.cases,
         "groups": summary.groups,
         "joined": summary.joined,
+        "given_groups_joined": summary.given_joined,
+        "largest_group": {"name": summary.largest[0], "cases": summary.largest[1], "given_groups": summary.largest[2]},
+        "empty": summary.empty,
         "splits": summary.splits,
         "findings": summary.findings,
         "sources": summary.sources,

@@ -13,9 +13,8 @@ from scipy.sparse import csr_matrix
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set, write_metadata
-from cogalign.data.duplicates import near_duplicates
 from cogalign.data.fingerprints import fingerprints_of
-from cogalign.data.groups import joined_groups
+from cogalign.data.groups import photographs, with_joined_groups
 from cogalign.data.stratify import stratified
 
 if TYPE_CHECKING:
@@ -112,10 +111,12 @@ def split_case_set(
     repair: bool = False,
     workers: int | None = None,
 ) -> SplitSummary:
-    """Split a case set in place: only `split` in `metadata.jsonl` changes, and `group` where photographs repeat.
+    """Split a case set in place: only `split` in `metadata.jsonl` changes, and `group` where something joins groups.
 
-    Near-duplicates are joined to one group first, whatever the method. Written beside are `split.json`, `split.svg`, and
-    the leak report (`leaks.md`, `leaks.json`, `leaks.jpg`). The metadata are replaced as a whole or not at all.
+    Near-duplicates, and the counterfactuals of one case, are joined to one group first, whatever the method;
+    `attributes.given_group` keeps the group that a case came with, and every split joins anew from there. Written beside are
+    `split.json`, `split.svg`, and the leak report (`leaks.md`, `leaks.json`, `leaks.jpg`). The metadata are replaced as
+    a whole or not at all; reports of an older split go before.
 
     Args:
         root: folder of the case set.
@@ -135,18 +136,19 @@ def split_case_set(
         FileNotFoundError: there is no case set, or an image is missing.
         ValueError: the method is unknown, a row or an image is bad, or see the functions named above.
     """
-    from cogalign.data.leaks import find_leaks, write_leak_report
-    from cogalign.data.official import official_splits
+    from cogalign.data.leaks import LEAK_FILES, find_leaks, write_leak_report
+    from cogalign.data.official import official_splits, wanted_official
     from cogalign.data.protocol import paper_split, read_protocol
-    from cogalign.data.split_summary import summarise, write_summary
+    from cogalign.data.split_summary import SUMMARY_FILES, summarise, write_summary
 
     case_set = read_case_set(root)
-    groups = joined_groups(case_set.cases, near_duplicates(fingerprints_of(case_set, workers)))
-    cases = [replace(case, group=group) for case, group in zip(case_set.cases, groups, strict=True)]
+    labels = photographs(fingerprints_of(case_set, workers))
+    cases = with_joined_groups(case_set.cases, labels)
     notes: list[str] = []
     settings: dict[str, Any] = {"seed": seed, "test_share": test_share, "validation_share": validation_share}
     if method == "stratified":
         after = assign_splits(cases, test_share, seed, validation_share)
+        wanted = {"train": 1.0, "test": test_share, "validation": validation_share or 0.0}
     elif method == "official":
         settings |= {"fold": fold, "rest": rest, "repair": repair}
         after, notes = official_splits(
@@ -158,14 +160,43 @@ def split_case_set(
             validation_share=validation_share,
             seed=seed,
         )
+        wanted = wanted_official(cases, fold, {"test": test_share, "validation": validation_share or 0.0}, rest)
     elif method == "paper":
         settings = {"seed": seed, "validation_share": validation_share, "grouped": grouped}
-        after, notes = paper_split(cases, read_protocol(), seed, grouped, validation_share or 0.0)
+        protocol = read_protocol()
+        after, notes = paper_split(cases, protocol, seed, grouped, validation_share or 0.0)
+        wanted = {"train": 1.0, "test": protocol.test_share, "validation": validation_share or 0.0}
     else:
         raise ValueError(f"method: found {method!r}, wanted one of stratified, official, paper")
+    after, out = without_crossing_backgrounds(after)
+    if out:
+        notes.append(f"{out} transplants are left out: their background is in another split than their lesion")
+    # Everything that can fail comes before the first write, and no report of an older split stays beside new metadata.
+    report = find_leaks(CaseSet(case_set.root, after), workers, labels=labels)
+    summary = summarise(case_set.root, method, settings, after, notes, report, wanted)
+    for name in (*LEAK_FILES, *SUMMARY_FILES):
+        (case_set.root / name).unlink(missing_ok=True)
     write_metadata(case_set.root, [case.to_row() for case in after])
-    report = find_leaks(CaseSet(case_set.root, after), workers)
-    summary = summarise(case_set.root, method, settings, case_set.cases, after, notes, report)
     write_leak_report(report, case_set.root)
     write_summary(summary, case_set.root)
     return summary
+
+
+def without_crossing_backgrounds(cases: Sequence[Case]) -> tuple[list[Case], int]:
+    """The cases, with transplants `left_out` whose background is shown in another split, and how many these are.
+
+    A transplant shows two photographs: its source's, which is in its group, and its background's. Where that is not
+    here, the cases made of it say in which split it is; where there are none, the first transplant onto it does.
+    """
+    homes: dict[str, str] = {}
+    for case in cases:
+        if case.counterfactual_of and case.split != LEFT_OUT:
+            homes.setdefault(case.counterfactual_of, case.split)
+    homes |= {case.id: case.split for case in cases}
+    found = []
+    for case in cases:
+        home = case.split
+        if case.background_of and home != LEFT_OUT:
+            home = homes.setdefault(case.background_of, home)
+        found.append(case if home in (case.split, LEFT_OUT) else replace(case, split=LEFT_OUT))
+    return found, sum(one.split != two.split for one, two in zip(cases, found, strict=True))

@@ -1,10 +1,13 @@
 from collections import defaultdict
+from dataclasses import replace
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogalign.data.case import Case
-from cogalign.data.groups import crossing_groups, joined_groups
+from cogalign.data.groups import crossing_groups, given_group, joined_groups, photographs, with_joined_groups
+from cogalign.data.images import fingerprint
 
 
 def case(number: int, group: str = "", dataset: str = "D", split: str = "train") -> Case:
@@ -29,6 +32,37 @@ def test_the_same_name_in_other_data_sets_of_other_case_sets_is_another_group():
 
 def test_a_group_is_never_named_as_a_case_of_its_own():
     assert joined_groups([case(0, "c1"), case(1)], [0, 1]) == ["c1-2", ""]
+
+
+def test_counterfactuals_of_one_case_are_one_group_with_it_and_without_it():
+    made = [replace(case(n), counterfactual_of=source) for n, source in enumerate(("c9", "c9", "c8"), start=1)]
+    assert joined_groups(made, range(3)) == ["c1", "c1", ""]
+    assert joined_groups([*made, case(9, "v")], range(4)) == ["v", "v", "", "v"]
+    onto = [replace(one, background_of="c8") for one in made[:2]]
+    assert joined_groups([*onto, made[2]], range(3)) == ["c1", "c1", ""]  # a background joins nothing
+
+
+def test_the_given_group_is_kept_and_comes_back_when_nothing_joins_any_more():
+    cases = [case(0, "v1"), case(1, "v2"), case(2), case(3)]
+    joined = with_joined_groups(cases, [0, 0, 2, 2])
+    assert [one.group for one in joined] == ["v1", "v1", "c2", "c2"]
+    assert [one.attributes.get("given_group") for one in joined] == [None, "v2", "", ""]
+    assert [given_group(one) for one in joined] == ["v1", "v2", "", ""]
+    assert with_joined_groups(joined, [0, 0, 2, 2]) == joined
+    assert with_joined_groups(joined, range(4)) == cases
+
+
+def test_given_groups_of_the_same_name_in_two_sets_stay_apart_ever_after():
+    cases = [case(0, "p1", "A"), case(1, "p1", "B"), case(2, "p2", "B")]
+    merged = with_joined_groups(cases, [0, 1, 0], [0, 1, 1])
+    assert [one.group for one in merged] == ["p1", "p1-2", "p1"]
+    assert [one.group for one in with_joined_groups(merged, range(3))] == ["p1", "p1-2", "p2"]
+
+
+def test_plain_images_of_equal_pixels_are_no_repeated_photographs():
+    black, tissue = np.full((48, 64, 3), 3, np.uint8), np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    prints = [fingerprint(image) for image in (black, tissue.repeat(8, 0).repeat(8, 1), black, tissue.repeat(8, 0).repeat(8, 1))]  # fmt: skip
+    assert photographs(prints) == [0, 1, 2, 1]
 
 
 rows = st.lists(

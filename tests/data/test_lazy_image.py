@@ -1,9 +1,10 @@
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from cogalign.data.caseset import CaseSet, read_case_set
 from cogalign.data.images import load_rgb
@@ -74,3 +75,43 @@ def test_the_key_is_that_of_the_file_as_it_is(tmp_path: Path) -> None:
     assert LazyImage(path).cache_key == first
     path.write_bytes(path.read_bytes())
     assert LazyImage(path).cache_key != first
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda image: image.paste((255, 0, 0), (0, 0, 9, 9)),
+        lambda image: image.putpixel((1, 1), (255, 0, 0)),
+        lambda image: image.putdata([(9, 8, 7)] * (image.width * image.height)),
+        lambda image: image.putalpha(7),
+        lambda image: image.frombytes(bytes(3 * image.width * image.height)),
+        lambda image: image.thumbnail((16, 16)),
+        lambda image: ImageDraw.Draw(image).rectangle((1, 1, 20, 20), fill=(0, 255, 0)),
+    ],
+    ids=["paste", "putpixel", "putdata", "putalpha", "frombytes", "thumbnail", "draw"],
+)
+def test_an_image_that_was_changed_is_not_that_of_the_file_any_more(
+    case_set: CaseSet, edit: Callable[[Image.Image], object]
+) -> None:
+    image, real = lazy_image(case_set, case_set.cases[0]), case_set.image(case_set.cases[0])
+    edit(image)
+    edit(real)
+    assert image.cache_key is None
+    assert (image.mode, image.size, image.tobytes()) == (real.mode, real.size, real.tobytes())
+    assert pickle.loads(pickle.dumps(image)).tobytes() == real.tobytes()
+
+
+def test_single_pixels_cannot_be_written_past_the_key(case_set: CaseSet) -> None:
+    def write(image: Image.Image) -> None:
+        pixels = image.load()
+        assert pixels is not None
+        pixels[0, 0] = (1, 2, 3)
+
+    image = lazy_image(case_set, case_set.cases[0])
+    before = image.tobytes()
+    with pytest.raises(ValueError, match="readonly"):
+        write(image)
+    assert image.cache_key is not None and image.tobytes() == before
+    own = image.copy()
+    write(own)
+    assert own.getpixel((0, 0)) == (1, 2, 3)

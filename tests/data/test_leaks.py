@@ -1,14 +1,18 @@
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSetWriter, read_case_set
-from cogalign.data.images import load_rgb
-from cogalign.data.leaks import FAILING, WARNING, find_leaks, write_leak_report
+from cogalign.data.duplicates import neighbours
+from cogalign.data.fingerprints import fingerprints_of
+from cogalign.data.groups import photographs
+from cogalign.data.images import fingerprint, load_rgb
+from cogalign.data.leaks import ALIKE_BITS, ALIKE_DIFFERENCE, FAILING, WARNING, find_leaks, write_leak_report
 
 
 def case(name: str, split: str, **known) -> Case:
@@ -70,14 +74,79 @@ def test_each_kind_of_leak_is_found_and_names_both_cases(tmp_path, kind, one, ot
     assert kind in text and "images/one.png" in text and "images/other.png" in text
 
 
-@pytest.mark.parametrize("shift", [(2, 1), (1, -2)])
-def test_the_next_frame_of_a_video_looks_alike_and_warns(tmp_path, shift):
-    frames = picture(50), ImageChops.offset(picture(50), *shift)
-    case_set = write(tmp_path, *CLEAN, (case("one", "train"), frames[0]), (case("other", "validation"), frames[1]))
+def test_another_shot_of_nearly_the_same_looks_alike_and_warns(tmp_path):
+    other = Image.blend(picture(50), picture(150), 0.2)
+    case_set = write(tmp_path, *CLEAN, (case("one", "train"), picture(50)), (case("other", "validation"), other))
     report = find_leaks(case_set)
     assert kinds(report) == {"looks alike": 1} and not report.failed
     leak = report.leaks[0]
     assert leak.bits is not None and leak.difference is not None and leak.difference > 6
+
+
+def framed(image: Image.Image) -> Image.Image:
+    frame = Image.new("RGB", (image.width + 60, image.height + 30))
+    frame.paste(image, (50, 10))
+    return frame
+
+
+def test_whatever_a_split_would_join_fails_when_it_crosses(tmp_path):
+    """In a black frame neither hash nor thumbnail agree: only the search that `split` uses finds it."""
+    case_set = write(
+        tmp_path, *CLEAN, (case("one", "train"), picture(50)), (case("other", "test"), framed(picture(50)))
+    )
+    one, other = fingerprints_of(case_set)[-2:]
+    assert neighbours([one, other], ALIKE_BITS, ALIKE_DIFFERENCE) == []
+    report = find_leaks(case_set)
+    assert kinds(report) == {"same photograph": 1} and report.failed
+    assert {report.leaks[0].first.id, report.leaks[0].second.id} == {"one", "other"}
+    assert report.leaks[0].bits is not None and report.leaks[0].bits > ALIKE_BITS
+
+
+def test_a_chain_over_a_third_copy_is_told_once_for_each_pair_of_splits(tmp_path):
+    copies = [picture(50), framed(picture(50)), framed(framed(picture(50)))]
+    cases = [case("one", "train"), case("two", "validation"), case("three", "test")]
+    report = find_leaks(write(tmp_path, *CLEAN, *zip(cases, copies, strict=True)))
+    assert kinds(report) == {"same photograph": 3}
+    left = [replace(cases[0], id="left", file_name="images/left.png", split="left_out"), *cases[1:]]
+    report = find_leaks(write(tmp_path / "left", *CLEAN, *zip(left, copies, strict=True)))
+    assert kinds(report) == {"same photograph": 1}
+
+
+def test_plain_images_are_told_once_and_fail_nothing(tmp_path):
+    black = Image.new("RGB", (160, 120), (3, 3, 3))
+    pairs = [(case(f"p{n}", "train" if n % 2 else "test", group=f"v{n}"), black) for n in range(6)]
+    report = find_leaks(write(tmp_path, *CLEAN, *pairs))
+    assert kinds(report) == {"plain image": 1} and not report.failed
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"counterfactual_of": "gone"}, {"counterfactual_of": "gone"}),
+        ({"counterfactual_of": "gone"}, {"counterfactual_of": "else", "background_of": "gone"}),
+        ({"counterfactual_of": "x", "background_of": "gone"}, {"counterfactual_of": "y", "background_of": "gone"}),
+    ],
+)
+def test_counterfactuals_of_a_case_that_is_not_here_may_not_cross_either(tmp_path, first, second):
+    pairs = [(case("one", "train", **first), picture(50)), (case("other", "test", **second), picture(60))]
+    report = find_leaks(write(tmp_path, *CLEAN, *pairs))
+    assert kinds(report) == {"made from": 1} and report.leaks[0].what == "gone"
+
+
+def test_real_copies_with_and_without_frame_or_crop_are_found(realdata, tmp_path):
+    files = [sorted((realdata / folder).iterdir()) for folder in ("Kvasir-SEG/images", "kvasir-dataset-v2/polyps")]
+    labels = photographs([fingerprint(np.asarray(load_rgb(path))) for path in (*files[0], *files[1])])
+    again = [label for label, number in Counter(labels).items() if number > 1]
+    assert again
+    with CaseSetWriter(tmp_path) as writer:
+        for index, label in enumerate(labels):
+            if label in again:
+                path = [*files[0], *files[1]][index]
+                one = case(f"c{index}", "train" if index < len(files[0]) else "test", attributes={"label": label})
+                writer.add(one, load_rgb(path))
+    report = find_leaks(read_case_set(tmp_path))
+    assert kinds(report) == {"same photograph": len(again)} and report.failed
+    assert {leak.first.attributes["label"] for leak in report.leaks} == set(again)
 
 
 def test_what_only_test_splits_share_and_what_is_left_out_is_no_leak(tmp_path):

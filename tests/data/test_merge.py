@@ -177,6 +177,50 @@ def test_fingerprints_overlays_and_quarantine_come_along(tmp_path):
         "summary.md", "classes.svg", "cooccurrence.svg", "licences.md", "overlays.md"}  # fmt: skip
 
 
+def test_paid_answers_and_reviews_come_along_with_the_new_ids(tmp_path):
+    one, two = make(tmp_path / "one", "A", (1, {})), make(tmp_path / "two", "B", (2, {}), (3, {"id": "own"}))
+    (one / "annotations.jsonl").write_text('{"case": "c0", "key": "k1"}\n{"case": "c0", "ke')
+    (two / "annotations.jsonl").write_text('{"case": "c0", "key": "k2"}\n{"case": "own", "key": "k3"}\n')
+    (two / "review.jsonl").write_text('{"case": "own", "field": "findings"}\n')
+    merge_case_sets([one, two], tmp_path / "out")
+    found = [(line["case"], line["key"]) for line in lines(tmp_path / "out/annotations.jsonl")]
+    assert found == [("c0", "k1"), ("two-c0", "k2"), ("own", "k3")]
+    assert lines(tmp_path / "out/review.jsonl") == [{"case": "own", "field": "findings"}]
+    merge_case_sets([one], tmp_path / "alone")
+    assert not (tmp_path / "alone/review.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["quarantine.jsonl", "annotations.jsonl", "review.jsonl", "sources.json"])
+def test_a_side_file_that_links_out_of_its_set_is_refused_and_nothing_is_written(tmp_path, name):
+    one = make(tmp_path / "one", "A", (1, {}), licence=None)
+    (tmp_path / "secret.txt").write_text('{"sources": []}')
+    (one / name).symlink_to("../secret.txt")
+    with pytest.raises(ValueError, match=rf"{name}: a symbolic link leads out"):
+        merge_case_sets([one], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "secret.txt"]
+
+
+def test_the_licence_of_a_transplants_background_counts_too(tmp_path):
+    given = {"counterfactual_of": "x", "source_file_name": "sources/s.png", "background_of": "b"}
+    pairs = make(tmp_path / "pairs", "A", (1, given | {"attributes": {"background_dataset": "B"}}))
+    write_sources(pairs, [*read_sources(pairs), Source("b", "B", CLOSED, "", "", 0)])
+    with pytest.raises(ValueError, match="pairs: B, 1 cases: no"):
+        merge_case_sets([pairs], tmp_path / "out", require="commercial")
+    merge_case_sets([pairs], tmp_path / "out")
+    assert [(source.title, source.cases) for source in read_sources(tmp_path / "out")] == [("A", 1), ("B", 1)]
+    assert "0 of 1 cases may be used commercially" in (tmp_path / "out/overview/licences.md").read_text()
+
+
+def test_black_frames_of_two_sets_join_no_groups_and_are_no_duplicates(tmp_path):
+    black = {"group": "v1"}
+    one = make(tmp_path / "one", "A", (1, black), (2, black))
+    two = make(tmp_path / "two", "B", (3, {"id": "x", "group": "v2"}), (4, {"id": "y", "group": "v2", "findings": ("ulcer",)}))  # fmt: skip
+    for folder, name in ((one, "0"), (two, "0")):
+        cv2.imwrite(str(folder / f"images/{name}.png"), np.full((72, 96, 3), 2, np.uint8))
+    summary = merge_case_sets([one, two], tmp_path / "out", drop_duplicates=True)
+    assert (summary.cases, summary.groups, summary.repeated, summary.conflicts) == (4, 2, 0, 0)
+
+
 def test_merging_a_merged_set_again_changes_no_row(tmp_path):
     one = make(tmp_path / "one", "A", (1, {"group": "v1"}), (2, {"group": "v1"}), (3, {}))
     two = make(tmp_path / "two", "B", (1, {"group": "v2"}), (3, {}))

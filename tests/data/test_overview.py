@@ -48,10 +48,11 @@ def test_licences_say_which_cases_may_be_used_and_how():
         Source("a", "A", Licence("CC BY | 4.0", "yes", "yes"), "Someone 2020", "https://a.org", 3),
         Source("b", "B", Licence("research", "yes", "no", "Ask the owner."), "", "", 2),
     ]
-    page = licences_markdown(sources)
+    both = case(9, "polyp", attributes={"background_dataset": "B"})
+    page = licences_markdown(sources, [*CASES, both])
     assert "| [A](https://a.org) | 3 | yes | yes | CC BY \\| 4.0 |" in page
     assert "5 of 5 cases may be passed on: A, B. All together: **yes**." in page
-    assert "3 of 5 cases may be used commercially: A. All together: **no**." in page
+    assert "2 of 5 cases may be used commercially: A. All together: **no**." in page
     assert "Cite: Someone 2020" in page and "Ask the owner." in page
 
 
@@ -84,3 +85,28 @@ def test_an_overview_is_written_for_any_case_set(tmp_path):
     assert "0 of 4 images were looked at" in (tmp_path / "seen/overlays.md").read_text()
     assert "| A | 2 | unknown | unknown | unknown |" in (tmp_path / "seen/licences.md").read_text()
     assert b"<svg" in (tmp_path / "seen/classes.svg").read_bytes()
+
+
+def test_a_set_without_findings_has_pictures_that_say_so():
+    questions: dict[str, Counter[str]] = {"EndoBench": Counter(), "Kvasir-VQA-x1": Counter()}
+    nothing: dict[str, Counter[str]] = {}
+    for by_source in (questions, nothing):
+        for picture in (class_histogram(by_source), cooccurrence_plot({}, by_source)):
+            text = "".join(ElementTree.fromstring(picture).itertext())
+            assert "No case has a finding" in text and all(name in text for name in by_source)
+
+
+def test_the_overview_of_a_set_of_questions_is_written(tmp_path):
+    cases = [case(n, dataset="EndoBench", question="What is it?", answer="A") for n in range(3)]
+    write_overview(CaseSet(tmp_path, cases), tmp_path / "overview")
+    assert "3 cases of 1 data sets" in (tmp_path / "overview" / "summary.md").read_text()
+    assert b"No case has a finding" in (tmp_path / "overview" / "classes.svg").read_bytes()
+
+
+def test_a_folder_that_is_a_link_out_of_the_set_is_not_written_through(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set/overview").symlink_to("../elsewhere")
+    with pytest.raises(ValueError, match="overview: a symbolic link leads out of the case set"):
+        write_overview(CaseSet(tmp_path / "set", CASES), tmp_path / "set/overview")
+    assert list((tmp_path / "elsewhere").iterdir()) == []

@@ -1,4 +1,6 @@
 import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,58 @@ def test_an_unfinished_write_leaves_no_metadata_and_is_done_again(root, tmp_path
     assert not (tmp_path / "run" / METADATA).exists()
     assert len(read_case_set(prepare(imports(root), tmp_path / "run")).cases) == 6
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("run")] == ["run"]
+
+
+CARD = """
+id: own
+title: Own
+summary: Two folders that share a photograph.
+homepage: https://example.org
+obtain: made here
+citation: none
+licence: {name: CC BY 4.0, redistribution: "yes", commercial: "yes"}
+imaging: endoscopy
+light: unknown
+defects: []
+unknowns: []
+expected: {images: 8}
+label_map: {polyps: polyp}
+layout:
+  root_markers: ["first"]
+  parts:
+    - images: "{half:first|second}/{stem}.{suffix}"
+      key: "{half}/{stem}"
+      label: polyps
+      split: {values: {first: train, second: test}, from: "{half}"}
+"""
+
+
+def test_a_split_that_leaks_makes_no_run_and_its_report_stays(tmp_path):
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        path = tmp_path / "root" / ("first" if number < 5 else "second") / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (32, 40, 3), dtype=np.uint8)).save(path)
+    shutil.copy(tmp_path / "root/first/0.jpg", tmp_path / "root/second/copy.jpg")
+    (tmp_path / "own.yaml").write_text(CARD)
+    own = [ImportSettings(str(tmp_path / "own.yaml"), ".")]
+    wanted = DataSettings(imports=own, root=str(tmp_path / "root"), split="official")
+    with pytest.raises(ValueError, match=r"data\.split official: 2 pairs leak between splits: see ") as caught:
+        prepare(wanted, tmp_path / "run")
+    report = tmp_path / "run.imports/merged/leaks.md"
+    assert str(report) in str(caught.value) and "There are leaks" in report.read_text()
+    assert "set data.split: stratified, or move" in str(caught.value) and "--repair" in str(caught.value)
+    assert not (tmp_path / "run" / METADATA).exists()
+    folder = prepare(replace(wanted, split="stratified"), tmp_path / "run")
+    assert len({case.split for case in read_case_set(folder).cases}) > 1 and not report.exists()
+
+
+def test_a_wanted_split_without_cases_makes_no_run(root, tmp_path):
+    photograph = (root / "kvasir/polyps/0.jpg").read_bytes()
+    for path in (root / "kvasir").rglob("*.jpg"):
+        path.write_bytes(photograph)
+    with pytest.raises(ValueError, match=r"data\.split stratified: the splits test are empty: see .*data\.case_set"):
+        prepare(imports(root), tmp_path / "run")
 
 
 def test_images_stay_where_they_are_if_the_recipe_says_so(root, tmp_path, monkeypatch):

@@ -5,7 +5,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogalign.data.case import Case
-from cogalign.data.sources import ANSWERS, Licence, Source, read_sources, sources_of, strictest, write_sources
+from cogalign.data.interchange.exporting import licence_warnings
+from cogalign.data.sources import (
+    ANSWERS,
+    Licence,
+    Source,
+    allows,
+    datasets_of,
+    read_sources,
+    sources_of,
+    strictest,
+    write_sources,
+)
 
 
 def source(title: str = "Kvasir-SEG", redistribution: str = "ask", commercial: str = "no", cases: int = 3) -> Source:
@@ -76,3 +87,27 @@ def test_of_two_sources_of_one_data_set_the_stricter_answers_count():
 def test_all_together_are_allowed_only_if_each_is(answers):
     assert (strictest(answers) == "yes") == (set(answers) == {"yes"})
     assert (strictest(answers) == "no") == ("no" in answers)
+
+
+def test_a_transplant_onto_another_data_set_is_of_both_and_the_stricter_licence_counts():
+    one = Case("a", "a.png", ("polyp",), "train", dataset="A")
+    both = Case("b", "b.png", ("polyp",), "train", dataset="A", attributes={"background_dataset": "B"})
+    assert datasets_of(one) == ("A",) and datasets_of(both) == ("A", "B")
+    known = {"A": source("A", "yes", "yes"), "B": source("B", "ask", "no")}
+    assert [allows(one, known, use) for use in ("redistribution", "commercial")] == ["yes", "yes"]
+    assert [allows(both, known, use) for use in ("redistribution", "commercial")] == ["ask", "no"]
+    assert allows(both, {"A": known["A"]}, "commercial") == "unknown"
+    assert [(found.title, found.cases) for found in sources_of(list(known.values()), [one, both])] == [
+        ("A", 2),
+        ("B", 1),
+    ]
+
+
+def test_an_export_that_requires_a_use_sees_the_background_of_a_transplant():
+    both = Case("b", "b.png", ("polyp",), "train", dataset="A", attributes={"background_dataset": "B"})
+    known = [source("A", "yes", "yes"), source("B", "ask", "no")]
+    assert licence_warnings([Case("a", "a.png", ("polyp",), "train", dataset="A")], known, "commercial") == []
+    with pytest.raises(ValueError, match="require commercial: not known to be allowed for B "):
+        licence_warnings([both], known, "commercial")
+    with pytest.raises(ValueError, match="require commercial: not known to be allowed for B "):
+        licence_warnings([both], known[:1], "commercial")

@@ -13,7 +13,7 @@ def case(number: int, finding: str, split: str, group: str = "", dataset: str = 
 def summary_of(cases, settings=None):
     report = LeakReport(Path("set"), {}, [])
     return summarise(
-        Path("set"), "stratified", settings or {"seed": 3, "test_share": 0.2}, cases, cases, ["a note"], report
+        Path("set"), "stratified", settings or {"seed": 3, "test_share": 0.2}, cases, ["a note"], report, {}
     )
 
 

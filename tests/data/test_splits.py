@@ -151,7 +151,10 @@ def test_a_case_set_is_split_in_place_and_nothing_else_changes(root):
     before = read_case_set(root).cases
     summary = split_case_set(root, test_share=0.25, validation_share=0.1, seed=2)
     after = read_case_set(root).cases
-    assert [replace(one, split="train", group="") for one in after] == before
+    assert [
+        replace(one, split="train", group="", attributes=one.attributes | {"given_group": None}) for one in after
+    ] == [replace(one, attributes=one.attributes | {"given_group": None}) for one in before]
+    assert {one.id for one in after if "given_group" in one.attributes} == {f"{a}{n}" for a in "cd" for n in range(4)}
     assert Counter(one.split for one in after) == summary.splits
     assert summary.joined == 4 and summary.groups == 40 and not summary.failed
     by_id = {one.id: one for one in after}
@@ -163,7 +166,11 @@ def test_a_case_set_is_split_in_place_and_nothing_else_changes(root):
     assert (root / "leaks.md").read_text().count("There is no leak") == 1
     assert "polyp, test: " in (root / "split.svg").read_text()
     lines = "\n".join(summary.lines())
-    assert "4 cases joined a group" in lines and "no leak between the splits train, validation, test" in lines
+    assert (
+        "4 cases joined another group" in lines
+        and "largest group: 'c0' with 2 cases" in lines
+        and "no leak between the splits train, validation, test" in lines
+    )
 
 
 def test_splitting_twice_and_from_rows_in_another_order_gives_the_same(root):
@@ -183,6 +190,137 @@ def test_an_error_leaves_the_metadata_as_they_were(root):
     with pytest.raises(ValueError, match="found no case of its data sets"):
         split_case_set(root, "paper")
     assert (root / METADATA).read_bytes() == before
+
+
+def noise(seed: int, size: int = 6) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((64, 48), Image.Resampling.BICUBIC)
+
+
+def drop(root, *ids: str) -> None:
+    lines = (root / METADATA).read_text().splitlines(keepends=True)
+    (root / METADATA).write_text("".join(line for line in lines if json.loads(line)["id"] not in ids))
+
+
+def test_a_black_frame_in_every_video_joins_no_videos(tmp_path):
+    with CaseSetWriter(tmp_path) as writer:
+        for number in range(60):
+            black = number % 6 == 0
+            image = Image.new("RGB", (64, 48), (2, 2, 2)) if black else noise(number)
+            writer.add(case(number, "polyp", group=f"video-{number // 6}"), image)
+    summary = split_case_set(tmp_path)
+    after = read_case_set(tmp_path).cases
+    assert summary.groups == 10 and summary.given_joined == 0 and not summary.failed
+    assert Counter(one.group for one in after) == {f"video-{n}": 6 for n in range(10)}
+    assert set(summary.splits) == {"train", "validation", "test"}
+    assert summary.leaks.counts["plain image"] > 0 == summary.leaks.counts["same pixels"]
+
+
+def chained(root):
+    """Ten videos, of which every one shows a frame of the next."""
+    with CaseSetWriter(root) as writer:
+        for video in range(10):
+            for frame in range(4):
+                seed = 100 * (video + 1) if frame == 3 else 100 * video + frame
+                writer.add(case(10 * video + frame, "polyp", group=f"video-{video}"), noise(seed))
+        writer.add(case(200, "polyp", group="video-9"), noise(100 * 10))
+    return root
+
+
+def test_a_split_without_test_cases_fails_and_says_what_was_joined(tmp_path):
+    summary = split_case_set(chained(tmp_path))
+    assert summary.empty == ["test"] and summary.failed and not summary.leaks.failed
+    assert summary.given_joined == 10 and summary.largest == ("video-0", 41, 10)
+    text = "\n".join(summary.lines())
+    assert "largest group: 'video-0' with 41 cases (100.0%), which joins 10 given groups" in text
+    assert "10 given groups (patients, videos) were joined to others" in text and "EMPTY: test: 1 groups" in text
+    content = json.loads((tmp_path / "split.json").read_text())
+    assert content["failed"] is True and content["empty"] == ["test"]
+    assert content["largest_group"] == {"name": "video-0", "cases": 41, "given_groups": 10}
+
+
+def test_videos_come_apart_again_once_the_frames_that_joined_them_are_gone(tmp_path):
+    split_case_set(chained(tmp_path))
+    joined = read_case_set(tmp_path).by_id
+    assert joined["c93"].group == "video-0" and joined["c93"].attributes["given_group"] == "video-9"
+    drop(tmp_path, *(f"c{10 * video + 3}" for video in range(10)))
+    summary = split_case_set(tmp_path)
+    assert summary.groups == 10 and summary.given_joined == 0 and not summary.failed
+    after = read_case_set(tmp_path).by_id
+    assert after["c90"].group == "video-9" and not any("given_group" in one.attributes for one in after.values())
+
+
+def test_wanted_splits_too_small_for_a_single_case_may_be_empty(tmp_path):
+    with CaseSetWriter(tmp_path) as writer:
+        for number in range(6):
+            writer.add(case(number, "polyp"), noise(number))
+    summary = split_case_set(tmp_path, test_share=0.1, validation_share=0.001)
+    assert set(summary.splits) == {"train", "test"} and not summary.failed
+
+
+def counterfactuals(root, *, sources: bool, backgrounds: bool = False):
+    """Twenty cases without groups and two counterfactuals of each, of other pictures."""
+    with CaseSetWriter(root) as writer:
+        for number in range(20):
+            if sources:
+                writer.add(case(number, "polyp"), noise(number))
+            for kind in ("removal", "transplant"):
+                known = {"counterfactual_of": f"c{number}", "intervention": kind}
+                if backgrounds and kind == "transplant":
+                    known["background_of"] = f"c{(number * 7 + 3) % 20}"
+                name = f"c{number}-{kind}"
+                one = replace(case(number, "polyp"), id=name, file_name=f"images/{name}.png", **known)
+                writer.add(one, noise(1000 + 10 * number + (kind == "removal")))
+    return root
+
+
+def shown_in(cases) -> dict[str, set[str]]:
+    """The splits in which each photograph is shown, as itself or in a counterfactual."""
+    homes = defaultdict(set)
+    for one in cases:
+        if one.split != "left_out":
+            for origin in {one.counterfactual_of or one.id, one.background_of or one.counterfactual_of or one.id}:
+                homes[origin].add(one.split)
+    return homes
+
+
+@pytest.mark.parametrize("sources", [True, False])
+@pytest.mark.parametrize("method", ["stratified", "official"])
+def test_counterfactuals_of_one_case_never_cross_be_it_here_or_not(tmp_path, sources, method):
+    summary = split_case_set(counterfactuals(tmp_path, sources=sources), method, rest="stratify")
+    cases = read_case_set(tmp_path).cases
+    assert all(len(home) == 1 for home in shown_in(cases).values()) and not summary.failed
+    assert summary.groups == 20 and set(summary.splits) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize("sources", [True, False])
+def test_a_transplant_onto_an_image_of_another_split_is_left_out_and_told(tmp_path, sources):
+    summary = split_case_set(counterfactuals(tmp_path, sources=sources, backgrounds=True), test_share=0.3)
+    cases = read_case_set(tmp_path).cases
+    out = [one for one in cases if one.split == "left_out"]
+    assert out and all(one.background_of for one in out) and len(out) < 20
+    assert all(len(home) == 1 for home in shown_in(cases).values()) and not summary.failed
+    assert any(note.startswith(f"{len(out)} transplants are left out") for note in summary.notes)
+
+
+def test_an_error_before_the_end_keeps_metadata_and_reports_of_one_split(root, monkeypatch):
+    from cogalign.data import leaks
+
+    split_case_set(root, seed=1)
+    before = {name: (root / name).read_bytes() for name in (METADATA, "split.json", "leaks.md")}
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("no memory")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no memory"):
+        patch.setattr(leaks, "find_leaks", fails)
+        split_case_set(root, seed=2)
+    assert {name: (root / name).read_bytes() for name in before} == before
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no memory"):
+        patch.setattr(leaks, "write_leak_report", fails)
+        split_case_set(root, seed=2)
+    assert not any((root / name).exists() for name in ("split.json", "split.svg", "leaks.md", "leaks.json"))
+    assert (root / METADATA).read_bytes() != before[METADATA]
 
 
 def test_real_photographs_repeated_in_another_size_share_a_split(realdata, tmp_path):

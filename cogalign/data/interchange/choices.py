@@ -8,14 +8,18 @@ from collections.abc import Mapping
 Choices = dict[str, str]
 """Letter (`A`, `B`, ...) to text."""
 
-_STANDING = re.compile(r"<([A-Z])>\s*(.*?)\s*(?=[,;]?\s*<[A-Z]>|\n|$)", re.DOTALL)
-_LINES = re.compile(r"^[ \t]*[(\[]?([A-Z])[)\].:]+[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
+# Texts come from files of others: each pattern takes time in proportion to the text, so no part of one can be read in
+# two ways (`++`, `*+` and `?+` give nothing back).
+_STANDING = re.compile(r"<([A-Z])>")
+_LINES = re.compile(r"^[ \t]*+[(\[]?+([A-Z])[)\].:]++[ \t]++(\S.*)$", re.MULTILINE)
 _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL | re.IGNORECASE)
 _ASIDE = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL | re.IGNORECASE)
 _PHRASE = re.compile(
-    r"\b(?i:answer|option|choice)\b(?:[ \t]+(?i:is|would be|should be))?[ \t]*[:=]?[ \t*_]*[(\[<]?([A-Z])(?![\w'’])(?=(.*))"
+    r"\b(?i:answer|option|choice)\b(?:[ \t]++(?i:is|would be|should be))?+[ \t]*+[:=]?+[ \t*_]*+[(\[<]?+([A-Z])(?![\w'’])"
 )
 _MARKED = re.compile(r"^[\s*_#>]*(?:[(\[<{]\s*([A-Z])\s*[)\]>}]|([A-Z])\s*(?:[.):,;]|$|-\s|\n)|\*\*([A-Z])\*\*)")
+_COMPARED = 400
+"""Characters of a choice by which "answer A ..." is told from the article."""
 
 
 def tidy(text: str) -> str:
@@ -28,11 +32,22 @@ def choices_in(question: str) -> Choices:
 
     Fewer than two, or letters that do not run from A on, are no choices: the result is empty.
     """
-    for pattern in (_STANDING, _LINES):
-        found = {letter: text.strip(" ,;\t\n") for letter, text in pattern.findall(question)}
+    for pairs in (_standing(question), _LINES.findall(question)):
+        found = {letter: text.strip(" ,;\t\n") for letter, text in pairs}
         if len(found) > 1 and list(found) == [chr(ord("A") + place) for place in range(len(found))]:
             return found
     return {}
+
+
+def _standing(question: str) -> list[tuple[str, str]]:
+    """Letter and text of each `<A> text`: up to the next one or the end of its line."""
+    marks = list(_STANDING.finditer(question))
+    ends = [*(mark.start() for mark in marks[1:]), len(question)]
+    texts = (question[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=False))
+    return [
+        (mark[1], text.partition("\n")[0].rstrip().rstrip(",; \t").rstrip())
+        for mark, text in zip(marks, texts, strict=False)
+    ]
 
 
 def final_answer(text: str) -> str:
@@ -57,17 +72,23 @@ def letter_of(text: str, choices: Mapping[str, str]) -> str | None:
         return same[0]
     if (marked := _MARKED.match(said)) and (letter := next(filter(None, marked.groups()))) in choices:
         return letter
-    named = [
-        letter for letter, rest in _PHRASE.findall(said) if letter in choices and not _is_article(letter, rest, choices)
-    ]
-    if named:
-        return str(named[-1])
+    own = tidy(choices.get("A", "")[:_COMPARED])
+    for phrase in reversed(list(_PHRASE.finditer(said))):
+        rest = said[phrase.end() : phrase.end() + 2 * len(own) + 40]
+        if phrase[1] in choices and not (phrase[1] == "A" and _is_article(rest, own)):
+            return phrase[1]
     return _by_words(words, choices)
 
 
-def _is_article(letter: str, rest: str, choices: Mapping[str, str]) -> bool:
-    """Whether an A is the article of what follows, as in "the answer is A dyed polyp": words, but not the choice's own."""
-    return letter == "A" and rest[:1] == " " and rest[1:2].isalpha() and not tidy(rest).startswith(tidy(choices["A"]))
+def _is_article(rest: str, own: str) -> bool:
+    """Whether an A is the article of what follows, as in "the answer is A dyed polyp": words, but not the choice's own.
+
+    Args:
+        rest: what follows the A, as far as it is compared.
+        own: `tidy` text of the choice A.
+    """
+    words = rest.partition("\n")[0]
+    return words[:1] == " " and words[1:2].isalpha() and not tidy(words).startswith(own)
 
 
 def _by_words(words: str, choices: Mapping[str, str]) -> str | None:

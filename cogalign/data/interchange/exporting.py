@@ -16,7 +16,8 @@ from cogalign.data.caseset import CaseSet, read_case_set
 from cogalign.data.interchange.formats import Format, format_of
 from cogalign.data.interchange.importing import new_folder
 from cogalign.data.interchange.vlmevalkit import READ_AS_MISSING, choices_of
-from cogalign.data.sources import Source, read_sources, write_sources
+from cogalign.data.sources import Source, datasets_of, read_sources, write_sources
+from cogalign.data.splits import LEFT_OUT
 from cogalign.training.progress import track
 
 Images = Literal["copy", "reference", "relative"]
@@ -33,12 +34,16 @@ class ExportSummary:
     """Rows of each file."""
     without_answer: int = 0
     warnings: list[str] = field(default_factory=list)
+    left_out: int = 0
+    """Cases that the split left out, and that no `splits` named."""
 
     def lines(self) -> list[str]:
         """The summary as lines of text."""
         lines = [f"{self.out / name} is written: {count} rows" for name, count in self.files.items()]
         if self.without_answer:
             lines.append(f"{self.without_answer} cases are left out: they have no answer, which {self.format} needs")
+        if self.left_out:
+            lines.append(f"{self.left_out} cases are left out, as by the split; --splits {LEFT_OUT} writes them")
         return lines + [f"warning: {warning}" for warning in self.warnings]
 
 
@@ -57,7 +62,7 @@ def export_case_set(
         case_set: folder of the case set.
         out: the new folder; it appears when it is finished, or not at all.
         format: a name of `FORMATS` that can be written.
-        splits: only these; by default all.
+        splits: only these; by default all but `left_out`, the cases that a split left out.
         images: `copy` images, masks and sources into the folder; `reference`: symbolic links to them; `relative`: neither,
             the paths in the files are relative to the case set. Formats that hold the images in the file need none.
         require: refuse if a data set's licence is not known to allow this use; by default a warning names those that do
@@ -72,7 +77,9 @@ def export_case_set(
     if images not in ("copy", "reference", "relative"):
         raise ValueError(f"images: found {images!r}, wanted copy, reference or relative")
     cases = read_case_set(case_set)
-    chosen = [case for name in (splits or cases.splits) for case in cases.split(name)]
+    wanted = splits or [name for name in cases.splits if name != LEFT_OUT]
+    chosen = [case for name in wanted for case in cases.split(name)]
+    left_out = 0 if splits else sum(case.split == LEFT_OUT for case in cases.cases)
     sources = read_sources(cases.root)
     chosen = [_with_licence(case, sources) for case in chosen]
     kept = [case for case in chosen if case.answer or not kind.needs_answer]
@@ -88,13 +95,13 @@ def export_case_set(
             kind.write(folder / name, [case for case in kept if case.split == split], cases.root)
         if images != "relative" and not kind.holds_images:
             _place(cases, kept, folder, link=images == "reference")
-        counts = Counter(case.dataset for case in kept)
+        counts = Counter(title for case in kept for title in datasets_of(case))
         here = [replace(one, cases=counts[one.title]) for one in sources if counts[one.title]]
         if here:
             write_sources(folder, here)
     rows = Counter(case.split for case in kept)
     files = {name: rows[split] for split, name in names.items()}
-    return ExportSummary(Path(out), kind.name, files, len(chosen) - len(kept), warnings)
+    return ExportSummary(Path(out), kind.name, files, len(chosen) - len(kept), warnings, left_out)
 
 
 def licence_warnings(cases: Sequence[Case], sources: Sequence[Source], require: Use | None) -> list[str]:
@@ -105,7 +112,7 @@ def licence_warnings(cases: Sequence[Case], sources: Sequence[Source], require: 
     """
     use: Use = require or "redistribution"
     known = {source.title: source for source in sources}
-    counts = Counter(case.dataset for case in cases)
+    counts = Counter(title for case in cases for title in datasets_of(case))
     told: dict[str, list[str]] = {}
     for title, count in counts.items():
         source = known.get(title)

@@ -17,7 +17,7 @@ from cogalign.data.interchange.cases import Place, cases_of, split_told
 from cogalign.data.interchange.formats import Format, format_of
 from cogalign.data.interchange.pictures import Pictures
 from cogalign.data.interchange.sample import Sample
-from cogalign.data.sources import SOURCES, read_sources, write_sources
+from cogalign.data.sources import SOURCES, datasets_of, read_sources, write_sources
 from cogalign.training.atomic import append_lines
 from cogalign.training.progress import track
 
@@ -222,7 +222,7 @@ def _kind_of_reason(reason: str) -> str:
 
 def _carry_sources(folder: Path, out: Path, cases: list[Case]) -> None:
     """Take over the `sources.json` that lies beside the file, for the data sets that are here."""
-    counts = Counter(case.dataset for case in cases)
+    counts = Counter(name for case in cases for name in datasets_of(case))
     sources = [replace(one, cases=counts[one.title]) for one in read_sources(folder) if counts[one.title]]
     if sources:
         write_sources(out, sources)

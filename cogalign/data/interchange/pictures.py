@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
-from cogalign.data.images import load_rgb
+from cogalign.data.images import load_rgb, open_image
 from cogalign.data.interchange.sample import Picture
 from cogalign.data.paths import file_stem, inside, split_word
 
@@ -84,7 +82,7 @@ class Pictures:
         temporary.write_bytes(content)
         try:
             load_rgb(temporary)
-            with Image.open(temporary) as opened:
+            with open_image(temporary) as opened:
                 suffix = {"JPEG": ".jpg", "MPO": ".jpg"}.get(str(opened.format), f".{str(opened.format).lower()}")
         except ValueError:
             temporary.unlink()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
 from cogalign.cognition.report import SECTIONS
-from cogalign.data.review.fields import DECISIONS, FIELDS, FINDINGS_FIELD, Decision
+from cogalign.data.review.fields import DECISIONS, FIELDS, FINDINGS_FIELD, Decision, as_value
 from cogalign.data.review.journal import Entry
+from cogalign.data.review.report_import import same
 from cogalign.data.review.statistics import (
     Estimate,
     bootstrap,
@@ -95,10 +96,19 @@ class Agreement:
 
 
 def agreement(entries: Iterable[Entry]) -> Agreement:
-    """The figures of a journal. Of several reviews of a field by one person the last one counts."""
+    """The figures of a journal.
+
+    Of several reviews of a field by one person the last one counts. A later round shows what an earlier one left, so the
+    teacher's content of a field is what was shown first, to whomever, and each decision is on that.
+
+    Args:
+        entries: the oldest first.
+    """
+    first: dict[tuple[str, str], str | list[str]] = {}
     last: dict[tuple[str, str, str], Entry] = {}
     for entry in entries:
-        last[(entry.annotator or NAMELESS, entry.case, entry.field)] = entry
+        teacher_said = first.setdefault((entry.case, entry.field), entry.before)
+        last[(entry.annotator or NAMELESS, entry.case, entry.field)] = _against(entry, teacher_said)
     annotators = list(dict.fromkeys(who for who, _, _ in last))
     by_person: dict[str, dict[tuple[str, str], Entry]] = {who: {} for who in annotators}
     for (who, case, name), entry in last.items():
@@ -121,6 +131,14 @@ def agreement(entries: Iterable[Entry]) -> Agreement:
         mean_kappa=sum(known) / len(known) if known else None,
         alpha=bootstrap(_units(everything), krippendorff_alpha),
     )
+
+
+def _against(entry: Entry, before: str | list[str]) -> Entry:
+    """An entry as if its annotator had been shown `before`; a rejection stays one."""
+    if entry.before == before:
+        return entry
+    kept: Decision = "pass" if same(entry.field, as_value(before), as_value(entry.after)) else "revised"
+    return replace(entry, before=before, decision="reject" if entry.decision == "reject" else kept)
 
 
 def _rows(who: str, entries: Sequence[Entry]) -> list[FieldRow]:

@@ -75,3 +75,10 @@ def finding_names(value: Value) -> list[str]:
 def plain(name: str, value: Value) -> str | list[str]:
     """A field's content as `review.jsonl` holds it: a text for a section, else a list."""
     return "".join(value) if name in SECTIONS else list(value)
+
+
+def as_value(content: str | list[str]) -> Value:
+    """A field's content from how `review.jsonl` holds it, the reverse of `plain`."""
+    if isinstance(content, str):
+        return (content,) if content else ()
+    return tuple(content)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cogalign.data.caseset import CaseSet
-from cogalign.data.sources import read_sources, write_sources
+from cogalign.data.side_files import side_file
+from cogalign.data.sources import datasets_of, read_sources, write_sources
 
 KEPT = ("fingerprints.npz", "quarantine.jsonl", "review.jsonl", "agreement.json", "agreement.md")
 """Files that hold for the reviewed case set as they are; the images are the same files."""
@@ -22,12 +23,12 @@ def keep_files(case_set: CaseSet, folder: Path) -> None:
         folder: the new folder.
 
     Raises:
-        ValueError: `sources.json` is damaged.
+        ValueError: `sources.json` is damaged, or one of the files is a link out of the case set.
     """
     for name in KEPT:
-        if (case_set.root / name).is_file() and not (folder / name).exists():
-            shutil.copyfile(case_set.root / name, folder / name)
+        if (path := side_file(case_set.root, name)).is_file() and not (folder / name).exists():
+            shutil.copyfile(path, folder / name)
     sources = read_sources(case_set.root)
     if sources:
-        left = Counter(case.dataset for case in case_set.cases)
+        left = Counter(name for case in case_set.cases for name in datasets_of(case))
         write_sources(folder, [replace(source, cases=left[source.title]) for source in sources])

@@ -52,3 +52,16 @@ def test_broken_templates_are_errors() -> None:
     for template, message in (("{a", "not closed"), ("{}", "without a name"), ("{a:(}", "not a valid pattern")):
         with pytest.raises(ValueError, match=message):
             regex_of(template)
+
+
+@pytest.mark.parametrize("expression", ["(a+)+", "(?:[a-z]*x)*", "(a|ab)+", "((a+)b)*", "(a{1,9}){2,}", r"(\w+\.)*"])
+def test_an_expression_that_can_take_for_ever_is_refused(expression: str) -> None:
+    with pytest.raises(ValueError, match="which can take for ever"):
+        regex_of("images/{stem:" + expression + "}.jpg")
+
+
+@pytest.mark.parametrize(
+    "expression", ["[0-9]{2,3}", "(?:polyp|ulcer)_[0-9]+", "(?:abc)+", r"[(a+)]+", r"a\(b+\)+", "(?:a?b)?"]
+)
+def test_other_expressions_are_not_refused(expression: str) -> None:
+    regex_of("images/{stem:" + expression + "}.jpg")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import string
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -86,3 +88,28 @@ def test_any_text_gives_a_choice_or_none(text: str, choices: dict[str, str]) -> 
     assert letter_of(text, choices) in (*choices, None)
     assert choices_in(text) == {} or len(choices_in(text)) > 1
     assert final_answer(text) == final_answer(text).strip()
+
+
+def test_the_choices_own_words_are_no_article() -> None:
+    choices = {"A": "dyed polyp " + "with a stalk " * 60, "B": "ulcer"}
+    assert letter_of("The answer is A dyed polyp " + "with a stalk " * 60, choices) == "A"
+    assert letter_of("The answer is A polyp\nThe other option B", choices) == "B"
+    assert letter_of("Answer A\nA dyed polyp", CHOICES) == "A"
+    assert letter_of("The answer  is :  ** A", CHOICES) == "A"
+    assert choices_in("<A>\n polyp ,\n<B>ulcer\nmore") == {"A": "polyp", "B": "ulcer"}
+
+
+def test_long_hostile_texts_are_read_in_time() -> None:
+    # In a process of its own, as an expression that goes back and forth cannot be stopped: a quadratic one takes minutes.
+    program = """
+from cogalign.data.interchange.choices import choices_in, letter_of
+n = 100_000
+choices = {"A": "polyp", "B": "ulcer"}
+for text in ("answer A " * n, "answer" + " " * n + "x", "answer is " * n, "answer A dyed " * n, "answer" + " *" * n,
+             "<think>" * n, "*" * n, "(" + " " * n, "option:" + "\\t_" * n):
+    letter_of(text, choices)
+for text in ("<A>" + " " * n + "x", "A. x" + " " * n + "y", "A" + "." * n, "<A>" * n, "<A> " + "," * n, " " * n,
+             "A. x" + " ;" * n + "y", "<A> x" + " \\n" * n + "<B> y"):
+    choices_in(text)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=100)

@@ -132,3 +132,13 @@ def test_json_lines_load_where_early_rows_have_no_value(tmp_path: Path) -> None:
 )
 def test_solutions_are_understood_or_the_answer_stands_beside(answer: str) -> None:
     assert understood(solution(answer))[0] == answer or answer in (" padded ", "<answer>x</answer>")
+
+
+def test_what_the_split_left_out_is_written_only_by_name(tmp_path: Path) -> None:
+    cases = [replace(case, split="left_out") if index == 0 else case for index, case in enumerate(make_cases())]
+    folder = write_set(tmp_path / "set", cases)
+    summary = export_case_set(folder, tmp_path / "all", "ms-swift")
+    assert not (tmp_path / "all/left_out.jsonl").exists() and summary.left_out == 1
+    assert any("1 cases are left out, as by the split" in line for line in summary.lines())
+    named = export_case_set(folder, tmp_path / "named", "ms-swift", splits=["left_out"])
+    assert named.files == {"left_out.jsonl": 1} and named.left_out == 0

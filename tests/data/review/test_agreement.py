@@ -76,6 +76,26 @@ def test_the_last_review_of_a_person_counts() -> None:
     assert row(found, "a", "findings").shares["pass"].value == 1 and row(found, "a", "findings").n == 1
 
 
+def test_over_two_rounds_the_teacher_is_what_the_first_one_showed() -> None:
+    first = [entry("1", "a", "Sessile.", "Flat, IIa.", "morphology"), entry("1", "a", ["polyp"], ["ulcer"])]
+    second = [entry("1", "a", "Flat, IIa.", "Flat, IIa.", "morphology"), entry("1", "a", ["ulcer"], ["ulcer"])]
+    found = agreement(first + second)
+    text = row(found, "a", "morphology")
+    assert (text.n, text.shares["revised"].value, text.shares["pass"].value) == (1, 1, 0)
+    assert text.change == row(agreement(first), "a", "morphology").change and text.change.value > 0
+    assert row(found, "a", "findings").shares["revised"].value == 1
+    assert found.teacher_kappa["a"].value == 0  # polyp against ulcer
+
+
+def test_who_comes_back_to_the_teachers_words_passes_them() -> None:
+    rounds = [entry("1", "a", "Sessile.", "Flat.", "morphology"), entry("1", "b", "Flat.", "Sessile. ", "morphology")]
+    found = agreement(rounds)
+    assert row(found, "b", "morphology").shares["pass"].value == 1
+    assert row(found, "a", "morphology").shares["revised"].value == 1
+    assert row(agreement([*rounds, entry("1", "b", "Sessile.", "", "morphology", "reject")]), "b", "morphology").shares[
+        "reject"].value == 1  # fmt: skip
+
+
 def test_three_annotators_have_three_pairs_and_one_alpha() -> None:
     said = ("polyp", "ulcer", "tumor", "polyp")
     found = agreement([e for who in "abc" for e in findings(who, *said)])
