@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,9 @@ import cv2
 import numpy as np
 import xxhash
 from PIL import Image, ImageFile, UnidentifiedImageError
+
+from cogalign.models.pictures import FORMATS as FORMATS
+from cogalign.models.pictures import open_image as open_image
 
 THRESHOLD = 127
 """A mask's pixel is lesion above this value: JPEG masks have grey fringes."""
@@ -27,8 +31,17 @@ DEPTHS = (255, 4095, 65535)
 MAX_PIXELS = 178_956_970
 """An image of more pixels is not decoded: Pillow's own limit, here for every format."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DECODERS = (None, errno.EINVAL, errno.EOVERFLOW)
+"""Numbers of the errors that broken bytes lead to (none, or a place that no file has); the others are the system's."""
+_SAMPLES = (1, 3, 4)
+_PIXEL_BYTES = 8
+"""Bytes of the largest pixel of a TIFF: four samples of 16 bits."""
 _PLAIN_FORMATS = ("JPEG", "PNG", "BMP")
 _ORIENTATION = 0x0112
+
+
+class Unreadable(ValueError):
+    """The disk or the network did not give a file's bytes; the file itself may be sound, and another try may do."""
 
 
 class Decoded(NamedTuple):
@@ -53,6 +66,7 @@ def load_rgb(path: Path) -> Image.Image:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no image, is cut off, or has more than `MAX_PIXELS`.
+        Unreadable: a `ValueError` for what is no fault of the file: the disk or network fails, or permission is missing.
     """
     return decode(path).image
 
@@ -110,7 +124,7 @@ def _one_channel(path: Path) -> tuple[np.ndarray, bool] | None:
         grey = cv2.imdecode(buffer, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
         return None if grey is None else (grey, True)
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             _refuse_bomb(path, opened.size)
             if opened.mode != "L" or opened.has_transparency_data or _is_deep(opened):
                 return None
@@ -136,20 +150,31 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
 
 def decode(path: Path) -> Decoded:
     """The image of a file, wholly decoded; see `load_rgb` for the rules and the errors."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: not a readable image (the file is empty)")
+    try:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such image")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path}: not a readable image (the file is empty)")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from None
     try:
         try:
-            with Image.open(path) as opened:
+            with open_image(path) as opened:
                 return _from_pillow(path, opened)
         except UnidentifiedImageError:
             return _from_tiff(path)
     except _TooLarge:
         raise
     except Exception as error:  # decoders raise many kinds on broken bytes: OSError, SyntaxError, struct.error, ...
+        if isinstance(error, OSError) and error.errno not in _DECODERS:
+            raise _unreadable(path, error) from None
         raise ValueError(f"{path}: not a readable image ({error})") from None
+
+
+def _unreadable(path: Path, error: OSError) -> Unreadable:
+    return Unreadable(f"{path}: cannot be read now ({error.strerror or error})")
 
 
 def load_pixels(path: Path) -> tuple[np.ndarray, bool]:
@@ -178,7 +203,7 @@ def _whole_jpeg(path: Path) -> bytes | None:
             content = stream.read()
             if content[:3] != b"\xff\xd8\xff" or content[-2:] != b"\xff\xd9":
                 return None
-            with Image.open(stream) as opened:
+            with open_image(stream) as opened:
                 _refuse_bomb(path, opened.size)
                 turned = "exif" in opened.info and opened.getexif().get(_ORIENTATION, 1) != 1
                 return content if opened.mode == "RGB" and opened.format == "JPEG" and not turned else None
@@ -227,6 +252,10 @@ def _from_tiff(path: Path) -> Decoded:
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         _refuse_bomb(path, (page.imagewidth, page.imagelength))
+        if page.samplesperpixel not in _SAMPLES:
+            raise ValueError(f"found {page.samplesperpixel} samples a pixel, wanted 1, 3 or 4")
+        if page.nbytes > _PIXEL_BYTES * page.imagewidth * page.imagelength:
+            raise ValueError(f"found {page.nbytes:,} bytes, wanted one layer of at most {_PIXEL_BYTES} bytes a pixel")
         values = page.asarray()
     if values.ndim == 3 and page.axes == "SYX":  # the samples lie in planes
         values = np.moveaxis(values, 0, -1)
@@ -275,7 +304,7 @@ def image_size(path: Path) -> tuple[int, int]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size
     except Exception as error:  # decoders raise many kinds on broken bytes: OSError, SyntaxError, struct.error, ...
         raise ValueError(f"{path}: not a readable image ({error})") from None

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cogalign.cognition.report import Report, parse
+from cogalign.models.pictures import open_image
 from cogalign.recipe import DataSettings, ModelSettings
 
 BATCH = 16
@@ -44,7 +45,7 @@ def open_images(paths: Sequence[Path]) -> list[Image.Image]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such image")
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 images.append(ImageOps.exif_transpose(image).convert("RGB"))
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path}: cannot be read as an image ({error})") from None

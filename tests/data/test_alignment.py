@@ -53,6 +53,6 @@ def test_the_visible_field_is_cut_out_of_a_black_frame_and_stays_as_it_is_withou
     frame = np.zeros((32, 32), np.uint8)
     frame[4:24, 6:30] = inside
     fields = visible_fields(np.stack((frame, field(7), np.zeros((32, 32), np.uint8))).reshape(3, -1))
-    assert np.corrcoef(fields[0], field(7).ravel())[0, 1] > 0.99
+    assert np.corrcoef(fields[0], field(7).ravel())[0, 1] > 0.97
     assert np.array_equal(fields[1], field(7).ravel()) and not fields[2].any()
     assert frame[0, 0] == 0 and frame.sum() == inside.sum()

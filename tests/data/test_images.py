@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ from PIL import Image
 from cogalign.data import images
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
-from cogalign.data.images import decode, eight_bits, fingerprint, load_mask, load_pixels, load_rgb
+from cogalign.data.images import decode, eight_bits, fingerprint, image_size, load_mask, load_pixels, load_rgb
 
 GREY = np.linspace(0, 255, 24 * 16).reshape(16, 24).astype(np.uint8)
 LESION = np.zeros((16, 24), dtype=bool)
@@ -243,3 +244,61 @@ def test_pixels_of_a_cut_jpeg_are_refused_and_trailing_bytes_are_not(tmp_path: P
             load_pixels(path)
     path.write_bytes(content + bytes(9))
     assert load_pixels(path)[0].shape == (64, 64, 3)
+
+
+def test_a_postscript_file_is_not_opened_whatever_it_is_called(tmp_path: Path) -> None:
+    saved(tmp_path, np.dstack([GREY] * 3), "a.eps").rename(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"%!PS")
+    for read in (load_rgb, load_mask, load_pixels):
+        with pytest.raises(ValueError, match=r"a\.png: not a readable image \(cannot identify the format\)"):
+            read(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="cannot identify"):
+        image_size(tmp_path / "a.png")
+
+
+def test_every_reader_opens_images_by_their_formats() -> None:
+    package = Path(images.__file__).parents[1]
+    found = {path.name for path in package.rglob("*.py") if "Image.open(" in path.read_text(encoding="utf-8")}
+    assert found == {"pictures.py"}
+
+
+def test_all_formats_are_known_to_pillow(tmp_path: Path) -> None:
+    Image.init()
+    assert set(images.FORMATS) <= set(Image.OPEN)
+    for name in ("a.gif", "a.webp", "a.jp2", "a.tif", "a.ppm", "a.bmp"):
+        assert np.abs(np.asarray(load_rgb(saved(tmp_path, GREY, name)))[..., 0].astype(int) - GREY).mean() < 8
+
+
+def test_what_the_disk_does_not_give_is_told_apart_from_a_broken_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, GREY)
+
+    def failing(source: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "open_image", failing)
+        for read in (load_rgb, load_mask, load_pixels):
+            with pytest.raises(images.Unreadable, match=r"a\.png: cannot be read now \(Input/output error\)"):
+                read(path)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match="not a readable image") as raised:
+        load_rgb(path)
+    assert not isinstance(raised.value, images.Unreadable)
+
+
+def test_a_tiff_of_many_samples_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    many = np.zeros((16, 24, 80), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", many, photometric="minisblack", planarconfig="contig")
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[: len(content) // 2])  # decoding it would give another error
+    with pytest.raises(ValueError, match="found 80 samples a pixel, wanted 1, 3 or 4"):
+        load_rgb(tmp_path / "a.tif")
+
+
+def test_a_tiff_of_many_layers_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    deep = np.zeros((32, 16, 32, 1), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", deep, photometric="minisblack", volumetric=True, tile=(16, 16, 16))
+    with pytest.raises(ValueError, match="wanted one layer of at most 8 bytes a pixel"):
+        images._from_tiff(tmp_path / "a.tif")

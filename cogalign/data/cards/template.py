@@ -117,7 +117,7 @@ def regex_of(template: str) -> re.Pattern[str]:
     `*` and `?` match within one component, `**/` any folders; a placeholder matches within one component.
 
     Raises:
-        ValueError: the template or an expression in it is not valid.
+        ValueError: the template or an expression in it is not valid, or could take for ever.
     """
     return filled_regex(template, {})
 
@@ -135,12 +135,39 @@ def filled_regex(template: str, known: Mapping[str, str]) -> re.Pattern[str]:
             expression += f"(?P={group_name(part.name)})"
         else:
             seen.add(part.name)
+            _refuse_endless(template, part.regex or "")
             inside = part.regex or (_SUFFIX if part.name == "suffix" else "[^/]+")
             expression += f"(?P<{group_name(part.name)}>{inside})"
     try:
         return re.compile(expression)
     except re.error as error:
         raise ValueError(f"template {template!r}: not a valid pattern ({error})") from None
+
+
+def _refuse_endless(template: str, expression: str) -> None:
+    """Refuse a repeated group which itself may match in several ways: such a search can take for ever.
+
+    A group that is repeated (`*`, `+`, `{...}`) may hold neither a repetition nor `|`: `(a+)+`, `(a|ab)*`.
+
+    Raises:
+        ValueError: it does; the message names the expression.
+    """
+    plain = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "x", expression)  # escaped characters and sets are single characters
+    choices: list[bool] = []
+    for place, character in enumerate(plain):
+        if character == "(":
+            choices.append(False)
+        elif character == ")" and choices:
+            inner = choices.pop()
+            if inner and re.match(r"[*+]|\{", plain[place + 1 :]):
+                raise ValueError(
+                    f"template {template!r}: the expression {expression!r} repeats a group that holds a repetition or "
+                    "a choice, which can take for ever; wanted one without"
+                )
+            if choices and inner:
+                choices[-1] = True
+        elif character in "*+|{" and choices:
+            choices[-1] = True
 
 
 def group_name(name: str) -> str:

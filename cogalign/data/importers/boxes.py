@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cogalign.data.cards.card import BoxRule, as_template
-from cogalign.data.cards.template import expand
+from cogalign.data.cards.template import alternatives, expand, regex_of
 from cogalign.data.importers.base import RawBox, Rejected
 from cogalign.data.importers.tables import Row, read_text
 from cogalign.data.importers.tree import Tree
@@ -16,17 +17,29 @@ from cogalign.data.importers.tree import Tree
 Found = tuple[tuple[RawBox, ...], tuple[int, int] | None]
 """Boxes, and width and height if the annotation states them."""
 
+_SHORT = 16
+"""A text file with a box has more bytes."""
+
 
 class Boxes:
     """The boxes of the images of one part.
+
+    Args:
+        tree: the files of the data set.
+        rule: where boxes stand.
+        decide: whether the class of an image comes from its boxes, so that one without a file would count as normal. Then
+            an image without a text file is refused where others have an empty one: there, no file means a lost one.
 
     Raises:
         ValueError: a file of all boxes is not what the rule says.
     """
 
-    def __init__(self, tree: Tree, rule: BoxRule) -> None:
+    def __init__(self, tree: Tree, rule: BoxRule, *, decide: bool = False) -> None:
         self.rule = rule
         self._tree = tree
+        self._decide = decide and rule.files is not None
+        self._empty = next(self._empty_files(), "") if self._decide else ""
+        self._without: list[str] = []
         self._paths = tree.all(rule.file) if rule.file else []
         self._entries: dict[str, Any] = {}
         self._asked: set[str] = set()
@@ -57,7 +70,12 @@ class Boxes:
         return found
 
     def unmatched(self) -> Iterator[Rejected]:
-        """One line for the entries of a file of all boxes whose image is not there."""
+        """One line for entries without an image, and one for images that count as images without a box for want of a file."""
+        if self._without:
+            count, first = len(self._without), self._without[0]
+            folder = re.split(r"[{*]", self.rule.files or "")[0].rpartition("/")[0]
+            reason = f"{count} images have no box file and count as images without a box, the first: {first}"
+            yield Rejected(self._tree.root / folder, reason)
         names = [name for name in self._entries if name not in self._asked]
         if names:
             yield Rejected(self._paths[0], f"{len(names)} rows have no image, the first: {names[0]}")
@@ -90,7 +108,14 @@ class Boxes:
     def _lines(self, fields: Mapping[str, str]) -> tuple[RawBox, ...]:
         """The boxes of an image's own text files."""
         boxes = []
-        for path, _ in self._tree.beside(self.rule.files or "", fields):
+        found = list(self._tree.beside(self.rule.files or "", fields))
+        if problem := self._tree.problem(path for path, _ in found):
+            raise ValueError(problem)
+        if self._decide and not found:
+            if self._empty:
+                raise ValueError(f"no box file, though images without a box have an empty one ({self._empty})")
+            self._without.append(fields["path"])
+        for path, _ in found:
             for number, line in enumerate(read_text(self._tree.root / path).splitlines(), start=1):
                 if not line.strip():
                     continue
@@ -99,6 +124,15 @@ class Boxes:
                 except (ValueError, IndexError) as error:
                     raise ValueError(f"{path} line {number}: found {line[:80]!r}, not a box ({error})") from None
         return tuple(boxes)
+
+    def _empty_files(self) -> Iterator[str]:
+        """The files of boxes that hold none."""
+        patterns = [regex_of(pattern) for pattern in alternatives(self.rule.files or "")]
+        for path in self._tree.files:
+            file = self._tree.root / path
+            fits = path not in self._tree.problems and any(one.fullmatch(path) for one in patterns)
+            if fits and file.stat().st_size < _SHORT and not file.read_bytes().strip():
+                yield path
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -146,8 +180,10 @@ def _voc(line: str, rule: BoxRule) -> RawBox:
 
 
 def _yolo(line: str, rule: BoxRule) -> RawBox:
-    """A line of class number, centre, width and height, as shares of the image."""
+    """A line of class number, centre, width and height, as shares of the image; a confidence may follow."""
     number, *rest = line.split()
+    if len(rest) not in (4, 5):
+        raise ValueError("wanted a class number and 4 numbers, or 5 with a confidence; polygons are not read")
     x, y, width, height = map(float, rest[:4])
     label = rule.names[int(number)] if rule.names else rule.label or ""
     if int(number) < 0:
@@ -172,7 +208,7 @@ def _table_boxes(rule: BoxRule, fields: Mapping[str, str], rows: Mapping[str, Se
 
 
 def _corners(texts: Mapping[str, str | None], label: str) -> RawBox:
-    """The box around four corners, of which the last pixels belong to the lesion."""
+    """The box around four corners; they are edges, so that the largest coordinates are the first outside the box."""
     numbers = {name: float(text or "") for name, text in texts.items()}
     x = [value for name, value in numbers.items() if name.startswith("x")]
     y = [value for name, value in numbers.items() if name.startswith("y")]

@@ -6,21 +6,22 @@ import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from cogalign.data.cards.card import Card
-from cogalign.data.caseset import write_metadata
+from cogalign.data.caseset import METADATA, write_metadata
 from cogalign.data.fingerprints import write_fingerprints
 from cogalign.data.importers.base import Photograph, Record, Rejected
 from cogalign.data.importers.labels import LabelMap, LeftOut, decide
 from cogalign.data.importers.root import ARCHIVES, find_root
 from cogalign.data.importers.rules import read_layout
-from cogalign.data.importers.state import State, digest, job_digest, settings_digest
+from cogalign.data.importers.state import FOLDER, State, digest, job_digest, settings_digest
 from cogalign.data.importers.summary import ImportSummary, checksum_differences, differences, restored
+from cogalign.data.importers.tree import shown
 from cogalign.data.importers.work import Done, Job, Settings, work
 from cogalign.data.parallel import each
 from cogalign.data.paths import file_stem, slug
@@ -58,7 +59,8 @@ def import_card(
     """Write the case set of a data set to `out`: images, masks as PNG, `metadata.jsonl`, fingerprints and sources.
 
     Every image is decoded once, in processes. What cannot be used goes to `quarantine.jsonl` with the reason. An import
-    that was broken off goes on where it was; a finished one of the same card, settings and files is left as it is.
+    that was broken off goes on where it was; a finished one of the same card, settings and files is left as it is. What
+    an earlier import wrote to `out` is replaced when the new one is done, and stays if that gives no case.
 
     The split is the authors' own where the card knows it. If that divides a group (patient, video) it is kept as
     `attributes.official_split` alone, and all cases are in `train`.
@@ -74,11 +76,12 @@ def import_card(
 
     Raises:
         FileNotFoundError: `src` is not this data set (the message names the card that fits), or half unpacked.
-        FileExistsError: `out` holds something else.
-        ValueError: a table cannot be read, an argument is out of range, or no case is left.
+        FileExistsError: `out` holds something else, or another import is writing to it.
+        ValueError: a table cannot be read, an argument is out of range, `out` lies in the data set, or no case is left.
     """
     _check_arguments(images, side, limit)
     root, records = read_records(card, src)
+    _refuse_inside(out, root)
     settings = Settings(card, root, out.absolute(), images == "reference", side)
     jobs = _jobs(card, [record for record in records if isinstance(record, Photograph)])
     refused = [record for record in records if isinstance(record, Rejected)]
@@ -89,10 +92,10 @@ def import_card(
     if record is not None:
         return restored(out, record)
     with state:
-        results = _results(settings, jobs, codes, state, limit, workers)
+        results = _results(replace(settings, out=state.next), jobs, codes, state, limit, workers)
         outcome = _Outcome(settings, src, jobs, refused, results)
-        summary = outcome.write(out)
-        state.finish(summary.record())
+        summary = outcome.write(out, lambda: state.publish([codes[number] for number in results]))
+        state.finish(summary.record(), again=any(done.again for done in results.values()))
     return summary
 
 
@@ -102,6 +105,12 @@ def _check_arguments(images: str, side: int | None, limit: int | None) -> None:
     for name, value in (("side", side), ("limit", limit)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: found {value}, wanted a whole number from 1")
+
+
+def _refuse_inside(out: Path, root: Path) -> None:
+    """Refuse to write into the data set, where the next import would take its images for the data set's own."""
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{out}: lies in the folder of the data set ({root}); give a folder outside")
 
 
 def _jobs(card: Card, photographs: Sequence[Photograph]) -> list[Job]:
@@ -194,17 +203,27 @@ class _Outcome:
     refused: Sequence[Rejected]
     results: dict[int, Done]
 
-    def write(self, shown: Path) -> ImportSummary:
-        """Write what stands beside images and masks, `metadata.jsonl` last; `shown` is the folder as the user wrote it."""
+    def write(self, as_given: Path, publish: Callable[[], None]) -> ImportSummary:
+        """Write what stands beside images and masks, `metadata.jsonl` last.
+
+        Args:
+            as_given: the folder as the user wrote it.
+            publish: puts images and masks in their place; called once it is known that there is a case.
+        """
         folder, card = self.settings.out, self.settings.card
         numbers = [number for number in sorted(self.results) if self.results[number].row is not None]
         dones = [self.results[number] for number in numbers]
         rows = [done.row for done in dones if done.row is not None]
         lines = list(self._quarantine())
-        write_text(folder / QUARANTINE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        refused = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         if not rows:
+            there = (folder / METADATA).is_file()
+            write_text(folder / (FOLDER if there else "") / QUARANTINE, refused)
             first = f"; the first: {lines[0]['path']}: {lines[0]['reason']}" if lines else self._packed()
-            raise ValueError(f"{self.src}: no case of {self.settings.card.title} could be imported{first}")
+            kept = f"; {as_given} stays as it was, the reasons are in its {FOLDER}/{QUARANTINE}" if there else ""
+            raise ValueError(f"{self.src}: no case of {self.settings.card.title} could be imported{first}{kept}")
+        publish()
+        write_text(folder / QUARANTINE, refused)
         _remove_strays(folder, {row[name] for row in rows for name in ("file_name", "mask_file_name") if row[name]})
         prints = [done.print_ for done in dones if done.print_ is not None]
         write_fingerprints(folder, [row["file_name"] for row in rows], prints)
@@ -215,7 +234,7 @@ class _Outcome:
         write_metadata(folder, rows)
         return ImportSummary(
             title=card.title,
-            out=shown,
+            out=as_given,
             cases=len(rows),
             quarantined=len(lines),
             findings=dict(Counter(finding for row in rows for finding in row["findings"])),
@@ -249,7 +268,7 @@ class _Outcome:
                     else path.name
                 )
                 text = reason.replace(str(path), relative).replace(f"{self.settings.root}/", "")
-                yield {"dataset": self.settings.card.title, "path": relative, "reason": text}
+                yield {"dataset": self.settings.card.title, "path": shown(relative), "reason": shown(text)}
 
     def _packed(self) -> str:
         """A hint, if there are archives where images are wanted."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from cogalign.data.images import THRESHOLD, decode, load_mask
+from cogalign.data.images import THRESHOLD, decode, load_mask, open_image
 from cogalign.data.importers.base import RawMask
+
+_ROWS = 64
+"""Rows of a coloured mask whose distances to the colours are in memory at once."""
 
 
 def class_masks(mask: RawMask) -> dict[str, np.ndarray]:
@@ -40,17 +43,29 @@ def _of_file(path: Path, label: str, mask: RawMask) -> dict[str, np.ndarray]:
 
 def _by_colour(path: Path, colours: dict[str, tuple[int, int, int]]) -> dict[str, np.ndarray]:
     """Pixels with a channel above 127 belong to the nearest colour: JPEG mixes colours at their edges."""
-    image = np.asarray(decode(path).image).astype(np.int32)
-    bright = (image[..., 0] > THRESHOLD) | (image[..., 1] > THRESHOLD) | (image[..., 2] > THRESHOLD)
-    pixels = image[bright]
-    distances = [((pixels - np.array(colour)) ** 2).sum(axis=1) for colour in colours.values()]
-    nearest = np.argmin(distances, axis=0) if len(pixels) else np.zeros(0, dtype=np.int64)
-    found = {}
-    for index, name in enumerate(colours):
-        part = np.zeros(bright.shape, dtype=bool)
-        part[bright] = nearest == index
-        found[name] = part
+    image = np.asarray(decode(path).image)
+    found = {name: np.zeros(image.shape[:2], dtype=bool) for name in colours}
+    for top in range(0, len(image), _ROWS):
+        rows = slice(top, top + _ROWS)
+        above = image[rows] > THRESHOLD
+        bright = above[..., 0] | above[..., 1] | above[..., 2]
+        nearest = _nearest(image[rows][bright], list(colours.values()))
+        for index, part in enumerate(found.values()):
+            part[rows][bright] = nearest == index
     return found
+
+
+def _nearest(pixels: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """Index of the nearest colour (squared distance) for each of n pixels (n, 3; uint8); of equal ones the first."""
+    levels = np.arange(256, dtype=np.int32)
+    nearest = np.zeros(len(pixels), dtype=np.uint8)
+    least = np.full(len(pixels), 3 * 255**2 + 1, dtype=np.int32)
+    for index, colour in enumerate(colours):
+        red, green, blue = ((levels - value) ** 2 for value in colour)
+        distance = red[pixels[:, 0]] + green[pixels[:, 1]] + blue[pixels[:, 2]]
+        nearest[distance < least] = index
+        np.minimum(least, distance, out=least)
+    return nearest
 
 
 def _by_value(path: Path, values: dict[str, str]) -> dict[str, np.ndarray]:
@@ -58,7 +73,7 @@ def _by_value(path: Path, values: dict[str, str]) -> dict[str, np.ndarray]:
     decoded = decode(path)
     if decoded.lossy:
         raise ValueError(f"{path}: a JPEG does not keep the values of a mask")
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
         grey = np.asarray(opened) if opened.mode in ("L", "P", "1") else np.asarray(decoded.image.convert("L"))
     numbers = {int(value): name for value, name in values.items()}
     unknown = sorted(set(np.unique(grey).tolist()) - set(numbers) - {0})

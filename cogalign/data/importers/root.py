@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from cogalign.data.cards.card import Card, Layout
 from cogalign.data.cards.find import list_cards
-from cogalign.data.importers.tree import Tree
+from cogalign.data.importers.tree import IMPORTED, Tree, shown
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _DEPTH = 2
@@ -24,32 +25,43 @@ def find_root(src: Path, card: Card) -> Path:
     """
     if not src.is_dir():
         raise FileNotFoundError(f"{src}: no such folder")
-    found = _roots(src, card.layout)
+    folders = Folders()
+    found = _roots(src, card.layout, folders)
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(src)) for path in found[:_SHOWN])
         raise ValueError(f"{src}: {len(found)} folders have the layout {card.id!r}: {names}; name one of them")
     if found:
         return found[0]
-    raise FileNotFoundError(_not_this(src, card))
+    raise FileNotFoundError(_not_this(src, card, folders))
 
 
-def _roots(src: Path, layout: Layout) -> list[Path]:
+class Folders:
+    """The folders in a folder, each looked at once however many cards ask."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, list[Path]] = {}
+
+    def of(self, folder: Path) -> list[Path]:
+        """Sorted; without hidden ones and case sets that an import wrote. What cannot be read has none."""
+        if folder not in self._found:
+            try:
+                with os.scandir(folder) as entries:
+                    names = sorted(one.name for one in entries if not one.name.startswith(".") and one.is_dir())
+            except OSError:
+                names = []
+            self._found[folder] = [folder / name for name in names if not (folder / name / IMPORTED).is_dir()]
+        return self._found[folder]
+
+
+def _roots(src: Path, layout: Layout, folders: Folders) -> list[Path]:
     """The folders of the first level at which the markers are all there."""
     level = [src]
     for _ in range(_DEPTH + 1):
         found = [folder for folder in level if not missing_markers(folder, layout)]
         if found:
             return found
-        level = [path for folder in level for path in _folders(folder)]
+        level = [path for folder in level for path in folders.of(folder)]
     return []
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Folders in a folder, sorted; what cannot be read has none."""
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError:
-        return []
 
 
 def missing_markers(folder: Path, layout: Layout) -> list[str]:
@@ -61,13 +73,14 @@ def missing_markers(folder: Path, layout: Layout) -> list[str]:
     ]
 
 
-def _not_this(src: Path, card: Card) -> str:
+def _not_this(src: Path, card: Card, folders: Folders) -> str:
     """What was wanted, what was found, and which card fits."""
     wanted = ", ".join(repr(marker) for marker in missing_markers(src, card.layout))
-    names = sorted(path.name + ("/" if path.is_dir() else "") for path in src.iterdir())
-    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    text = f"{src}: not the layout {card.id!r}: wanted {wanted} in it, found {shown or 'nothing'}"
-    fitting = nearest_cards(src, card)
+    with os.scandir(src) as entries:
+        names = sorted(shown(entry.name) + ("/" if entry.is_dir() else "") for entry in entries)
+    found = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    text = f"{src}: not the layout {card.id!r}: wanted {wanted} in it, found {found or 'nothing'}"
+    fitting = nearest_cards(src, card, folders)
     if fitting:
         text += f"; the folder fits the card {' or '.join(repr(name) for name in fitting)}"
     packed = [name for name in names if name.lower().endswith(ARCHIVES)]
@@ -76,11 +89,11 @@ def _not_this(src: Path, card: Card) -> str:
     return text
 
 
-def nearest_cards(src: Path, card: Card) -> list[str]:
+def nearest_cards(src: Path, card: Card, folders: Folders) -> list[str]:
     """Ids of the other cards whose markers fit the folder best: those that ask for most, at most three."""
     fitting = {}
     for other in list_cards():
-        if other.id != card.id and len(_roots(src, other.layout)) == 1:
+        if other.id != card.id and len(_roots(src, other.layout, folders)) == 1:
             fitting[other.id] = len(other.layout.root_markers)
     best = max(fitting.values(), default=0)
     return sorted(name for name, count in fitting.items() if count == best)[:3]

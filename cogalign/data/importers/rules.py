@@ -87,7 +87,7 @@ class _PartReader:
         self.images = list(_images(tree, part))
         columns = _columns(part)
         self.tables = [Joined(tree, table, columns.get(table.name, set())) for table in part.tables]
-        self.boxes = Boxes(tree, part.boxes) if part.boxes else None
+        self.boxes = Boxes(tree, part.boxes, decide=_from_boxes(part)) if part.boxes else None
         self.split = OfficialSplit(tree, part.split) if part.split else None
         self.masks_used: set[str] = set()
         self.label_map = tuple(part.label_map.items())
@@ -97,12 +97,14 @@ class _PartReader:
         """The photographs of the part."""
         for path, fields in self.images:
             rows: dict[str, list[Row]] = {}
-            mask = self._mask(fields)
+            mask, problem = self._mask(fields)
             if self.boxes:
                 self.boxes.mark(fields)
             try:
                 for table in self.tables:
                     self._join(table, fields, rows)
+                if problem := self.tree.problems.get(path, problem):
+                    raise ValueError(problem)
                 yield self._photograph(path, fields, rows, mask)
             except ValueError as error:
                 yield Rejected(self.tree.root / path, str(error))
@@ -181,11 +183,11 @@ class _PartReader:
         text = expand(as_template(organ.by), fields) or ""
         return organ.map.get(text) or {plain(name): value for name, value in organ.map.items()}.get(plain(text))
 
-    def _mask(self, fields: Mapping[str, str]) -> RawMask | None:
-        """The mask files of an image."""
+    def _mask(self, fields: Mapping[str, str]) -> tuple[RawMask | None, str]:
+        """The mask files of an image, and what is wrong with one that must not be opened."""
         rule = self.part.mask
         if rule is None:
-            return None
+            return None, ""
         found = [
             (path, texts)
             for path, texts in self.tree.beside(rule.files, fields)
@@ -196,7 +198,7 @@ class _PartReader:
             (self.tree.root / path, (expand(rule.class_, {**fields, **texts}) or "") if rule.class_ else "")
             for path, texts in found
         )
-        return RawMask(tuple(files), rule) if found else None
+        return RawMask(tuple(files), rule) if found else None, self.tree.problem(path for path, _ in found)
 
     def mask_files(self) -> set[str]:
         """The images of the folders in which this part's masks were found."""
@@ -244,6 +246,11 @@ def _ranges(part: Part, fields: Mapping[str, str]) -> dict[str, str]:
         if text.isdecimal() and int(text) >= ranges.starts[0]:
             found[name] = str(bisect_right(ranges.starts, int(text)))
     return found
+
+
+def _from_boxes(part: Part) -> bool:
+    """Whether the class of an image comes from its boxes."""
+    return not isinstance(part.label, str) and part.label is not None and part.label.source == "boxes"
 
 
 def _columns(part: Part) -> dict[str, set[str]]:

@@ -1,26 +1,32 @@
-"""How far an import is: what was done is found again after an interruption, and a finished import is not repeated."""
+"""How far an import is: what was done is found again after an interruption, and a finished import is not repeated.
+
+What an import writes lies in `.import/next` until all is done; only then does it take the place of what an earlier import
+of the same folder left. So a case set stays whole if its sources are broken or the new import is broken off. The log of
+the finished import is kept: when files are added or changed, only those are decoded.
+"""
 
 from __future__ import annotations
 
-import base64
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
-
-import numpy as np
+from typing import Any, BinaryIO
 
 from cogalign.data.caseset import METADATA
-from cogalign.data.images import Fingerprint
+from cogalign.data.importers.progress import FILES, Log, names
+from cogalign.data.importers.tree import IMPORTED as FOLDER
 from cogalign.data.importers.work import Done, Job, Settings
-from cogalign.training.atomic import write_json
+from cogalign.training.atomic import write_json, write_text
 
-FOLDER = ".import"
-_VERSION = 1
+_VERSION = 2
 """To be raised when an import writes something else from the same files."""
+_FOLDERS = ("images", "masks")
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -55,124 +61,147 @@ class State:
 
     Args:
         out: folder of the case set.
-        settings: digest of the settings; work that was done under others is thrown away.
+        settings: digest of the settings; work that was done under others is not used.
         whole: digest of everything; a finished import of the same digest is not repeated.
 
     Raises:
-        FileExistsError: `out` holds something that no import wrote, or metadata that was changed since.
+        FileExistsError: `out` holds something that no import wrote, or metadata that was changed since, or another import
+            is writing to it.
     """
+
+    known: dict[str, Done]
+    """What became of photographs before, by the digest of the job."""
 
     def __init__(self, out: Path, settings: str, whole: str) -> None:
         self.out = out
+        self.next = out / FOLDER / "next"
+        """The folder that images and masks are written to."""
         self._settings = settings
         self._whole = whole
-        self._log = out / FOLDER / "progress.jsonl"
+        self._log = Log(out / FOLDER / "progress.jsonl")
+        self._next_log = Log(self.next / "progress.jsonl")
         self._finished = out / FOLDER / "done.json"
-        self._stream: TextIO | None = None
+        self._moving = out / FOLDER / "moving"
+        self._lock: BinaryIO | None = None
+        self._old: dict[str, Done] = {}
+        self._new: dict[str, Done] = {}
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FOLDER).is_dir())):
             raise FileExistsError(f"{out}: holds something that no import wrote; wanted a new or an empty folder")
 
     def finished(self) -> dict[str, Any] | None:
-        """What `finish` was given, if this very import is done already."""
-        record = _json(self._finished)
-        if record is None or record.get("whole") != self._whole or not (self.out / METADATA).is_file():
-            return None
-        return record
+        """What `finish` was given, if this very import is done already and its files are there.
 
-    def __enter__(self) -> State:
+        None too if some files could not be read for reasons outside them, unless the metadata was changed since.
+        """
         record = _json(self._finished)
         metadata = self.out / METADATA
+        if record is None or record.get("whole") != self._whole or not metadata.is_file():
+            return None
+        if record.get("again") and record.get("metadata") == _sha256(metadata):
+            return None
+        return record if self._all_there(metadata) else None
+
+    def _all_there(self, metadata: Path) -> bool:
+        """Whether the files that the metadata name are there."""
+        try:
+            rows = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return all((self.out / row[name]).is_file() for row in rows for name in FILES if row.get(name))
+        except (ValueError, AttributeError, TypeError):
+            return True  # somebody else wrote it, and `check` says what is wrong with it
+
+    def __enter__(self) -> State:
+        (self.out / FOLDER).mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.out / FOLDER / "lock", self.out)
+        try:
+            self._prepare()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _prepare(self) -> None:
+        record, metadata = _json(self._finished), self.out / METADATA
         if record is not None and metadata.is_file() and record.get("metadata") != _sha256(metadata):
             raise FileExistsError(
-                f"{self.out}: other sources or settings than those it was made from, and {METADATA} was changed since "
-                "(split or annotated?); give a new folder, or delete this one"
+                f"{self.out}: other sources or settings than those it was made from, or some of its images are gone, and "
+                f"{METADATA} was changed since (split or annotated?); give a new folder, or delete this one"
             )
-        metadata.unlink(missing_ok=True)
-        self._finished.unlink(missing_ok=True)
-        if not self._goes_on():
-            for name in (FOLDER, "images", "masks"):
-                shutil.rmtree(self.out / name, ignore_errors=True)
-        for name in (FOLDER, "images", "masks"):
-            (self.out / name).mkdir(parents=True, exist_ok=True)
-        self.known = dict(self._read())
-        self._stream = self._log.open("a", encoding="utf-8")
-        self._line({"settings": self._settings})
-        return self
+        if self._moving.is_file():
+            self._move()
+        if self._next_log.settings() != self._settings:
+            shutil.rmtree(self.next, ignore_errors=True)
+        for name in _FOLDERS:
+            (self.next / name).mkdir(parents=True, exist_ok=True)
+        self._old = self._log.read(self.out) if self._log.settings() == self._settings else {}
+        self._new = self._next_log.read(self.next)
+        self.known = {**self._old, **self._new}
+        self._next_log.begin(self._settings)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        self._next_log.close()
+        if self._lock is not None:
+            self._lock.close()  # which ends the lock
+            self._lock = None
 
     def add(self, job: str, done: Done) -> None:
-        """Note what became of a job, by its digest."""
-        self._line({"job": job, **_plain(done)})
+        """Note what became of a job, by its digest; what the next run must try again is not noted."""
+        if not done.again:
+            self._next_log.add(job, done)
+            self._new[job] = done
 
-    def finish(self, record: dict[str, Any]) -> None:
-        """Note that all is written; `record` is kept for `finished`."""
-        if self._stream is not None:
-            self._stream.close()
-        write_json(self._finished, {**record, "whole": self._whole, "metadata": _sha256(self.out / METADATA)})
-        self._log.unlink()
+    def publish(self, jobs: Collection[str]) -> None:
+        """Put what was written in the place of what was there: from now on `out` holds the files of these jobs.
 
-    def _line(self, row: dict[str, Any]) -> None:
-        if self._stream is not None:
-            self._stream.write("\n" + json.dumps(row))  # a line that a killed run cut off keeps its own
-            self._stream.flush()
+        Metadata must be written next. A run that is killed in between is gone on with by the next.
+        """
+        wanted = {name for job in jobs if job in self._new for name in names(self._new[job])}
+        for folder in _FOLDERS:
+            for path in (self.next / folder).iterdir():
+                if f"{folder}/{path.name}" not in wanted:
+                    path.unlink()
+        for job in jobs:
+            if job not in self._new and job in self._old:
+                self._next_log.add(job, self._old[job])
+        self._next_log.close()
+        for path in (self.out / METADATA, self._finished):
+            path.unlink(missing_ok=True)
+        write_text(self._moving, "")
+        self._move()
 
-    def _goes_on(self) -> bool:
-        """Whether the log is of the same settings."""
-        first = next(self._rows(), None)
-        return first is not None and first.get("settings") == self._settings
+    def _move(self) -> None:
+        """Move files and log of `.import/next` to their places, or the rest of them."""
+        for name in _FOLDERS:
+            source, target = self.next / name, self.out / name
+            if source.is_dir() and not target.exists():
+                source.rename(target)
+            for path in source.iterdir() if source.is_dir() else ():
+                os.replace(path, target / path.name)
+        with suppress(FileNotFoundError):  # it was moved before the run was killed
+            os.replace(self._next_log.path, self._log.path)
+        shutil.rmtree(self.next, ignore_errors=True)
+        self._moving.unlink()
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        """The whole lines of the log."""
-        if not self._log.is_file():
-            return
-        with self._log.open(encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict):
-                    yield row
-
-    def _read(self) -> Iterator[tuple[str, Done]]:
-        """Digest and outcome of the jobs that were done and whose files are there."""
-        for row in self._rows():
-            if "job" in row:
-                done = _done(row)
-                names = (
-                    [done.row[name] for name in ("file_name", "mask_file_name") if done.row[name]] if done.row else []
-                )
-                if all((self.out / name).is_file() for name in names):
-                    yield row["job"], done
+    def finish(self, record: dict[str, Any], *, again: bool) -> None:
+        """Note that all is written; `record` is kept for `finished`, `again` that the next run must try again."""
+        content = {**record, "whole": self._whole, "again": again, "metadata": _sha256(self.out / METADATA)}
+        write_json(self._finished, content)
 
 
-def _plain(done: Done) -> dict[str, Any]:
-    """An outcome as plain values."""
-    found: dict[str, Any] = {
-        "row": done.row,
-        "reason": done.reason,
-        "left_out": done.left_out,
-        "ignored": done.ignored,
-    }
-    if done.print_ is not None:
-        thumbnail = base64.b64encode(done.print_.thumbnail.astype(np.uint8).tobytes()).decode()
-        found["print"] = [done.print_.digest, done.print_.bits, thumbnail, done.print_.size]
-    return found
-
-
-def _done(row: dict[str, Any]) -> Done:
-    """An outcome from plain values."""
-    print_ = None
-    if "print" in row:
-        code, bits, thumbnail, size = row["print"]
-        pixels = np.frombuffer(base64.b64decode(thumbnail), dtype=np.uint8).reshape(32, 32)
-        print_ = Fingerprint(code, bits, pixels, (size[0], size[1]))
-    return Done(row["row"], print_, row["reason"], tuple(row["left_out"]), tuple(row["ignored"]))
+def _locked(path: Path, out: Path) -> BinaryIO:
+    """A file that is locked until it is closed, or its process ends."""
+    file = path.open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise FileExistsError(
+            f"{out}: another import is writing to it; wait for its end, or give a new folder"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
 
 
 def _json(path: Path) -> dict[str, Any] | None:

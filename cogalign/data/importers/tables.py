@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from cogalign.data.cards.template import expand
 from cogalign.data.importers.base import Rejected
 from cogalign.data.importers.tree import Tree
 
+MAX_TEXT = 2**29
+"""Bytes of the largest table or annotation that is read: 512 MiB, ten times that of any known data set."""
 Row = dict[str, str]
 
 
@@ -23,8 +26,13 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     """The text of a file; a byte order mark is dropped.
 
     Raises:
-        ValueError: the file is not in this encoding; names file, line and byte.
+        ValueError: the file is not in this encoding (names file, line and byte), or is above `MAX_TEXT`, or no file.
     """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
+        raise ValueError(f"{path}: not a file, wanted a text")
+    if status.st_size > MAX_TEXT:
+        raise ValueError(f"{path}: {status.st_size:,} bytes, which is above the limit of {MAX_TEXT:,} for a text")
     content = path.read_bytes()
     try:
         return content.decode("utf-8-sig" if encoding.lower().replace("-", "") == "utf8" else encoding)

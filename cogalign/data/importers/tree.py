@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -13,16 +13,23 @@ from cogalign.data.cards.template import alternatives, filled_regex, group_name,
 from cogalign.data.importers.base import Rejected
 from cogalign.data.paths import inside
 
+IMPORTED = ".import"
+"""Folder that tells a case set which an import wrote."""
+
 
 class Tree:
-    """The files below `root` as sorted relative paths with `/`; hidden files and `__MACOSX` are left out.
+    """The files below `root` as sorted relative paths with `/`.
 
-    Linked folders are followed where they stay in the root (or in `COGALIGN_DATA_ROOTS`); the others are in `refused`.
+    Hidden files, `__MACOSX` and case sets that an import wrote are left out. Linked folders are followed where they stay
+    in the root (or in `COGALIGN_DATA_ROOTS`); the others are in `refused`. Files that must not be opened are in `files`
+    too, so that what belongs to them is known, and `problems` says by path what is wrong: a link that leads out of the
+    root or nowhere, a pipe or device, a name that is not UTF-8.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.refused: list[Rejected] = []
+        self.problems: dict[str, str] = {}
         self.files: list[str] = sorted(self._walk("", {os.path.realpath(root)}))
         self._by_folder: dict[str, list[tuple[str, str]]] = {}
         for path in self.files:
@@ -35,11 +42,15 @@ class Tree:
         """Files below a folder; `above` are the real paths of the folders on the way, against links in a circle."""
         with os.scandir(self.root / folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
+        if folder and any(entry.name == IMPORTED for entry in found):
+            return
         for entry in found:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             path = f"{folder}/{entry.name}" if folder else entry.name
             if not entry.is_dir():
+                if not entry.is_file(follow_symlinks=False) or not path.isascii():
+                    self._examine(path)
                 yield path
                 continue
             real = os.path.realpath(self.root / path) if entry.is_symlink() else ""
@@ -53,12 +64,37 @@ class Tree:
                     continue
             yield from self._walk(path, above | {real} if real else above)
 
+    def _examine(self, path: str) -> None:
+        """Note what is wrong with a link, with what is no file, or with a name that is not of plain letters."""
+        try:
+            path.encode()
+            inside(self.root, path)
+            if not (self.root / path).is_file():
+                raise ValueError("neither a file nor a link to one (a broken link, a pipe, a device?)")
+        except UnicodeEncodeError:
+            self.problems[path] = "its name is not UTF-8; rename it"
+        except (ValueError, OSError) as error:
+            self.problems[path] = str(error)
+
     def all(self, pattern: str) -> list[Path]:
-        """The files that fit a pattern; of `a|b` those of the first alternative that has one."""
+        """The files that fit a pattern; of `a|b` those of the first alternative that has one.
+
+        Raises:
+            ValueError: one of them must not be opened.
+        """
         for one in alternatives(pattern):
             if found := self.matching(one):
+                for path in found:
+                    if path in self.problems:
+                        raise ValueError(f"{shown(path)}: {self.problems[path]}")
                 return [self.root / path for path in found]
         return []
+
+    def problem(self, paths: Iterable[str]) -> str:
+        """What is wrong with the first of some files that must not be opened; empty if there is none."""
+        if not self.problems:
+            return ""
+        return next((f"{shown(path)}: {self.problems[path]}" for path in paths if path in self.problems), "")
 
     def first(self, pattern: str) -> Path | None:
         """The first of `all`, or None."""
@@ -74,8 +110,8 @@ class Tree:
     def beside(self, template: str, fields: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
         """Files that fit a template once its known fields are filled in, and the texts of its other placeholders.
 
-        Of alternatives `a|b` those of the first that has one. A folder that is wholly known is searched by the beginning of the name alone, so that a hundred thousand
-        images find their masks in a short time.
+        Of alternatives `a|b` those of the first that has one. A folder that is wholly known is searched by the beginning
+        of the name alone, so that a hundred thousand images find their masks in a short time. Ask `problem` for them.
         """
         for one in alternatives(template):
             if found := self._beside(one, fields):
@@ -112,6 +148,11 @@ class Tree:
     def _by_name(self) -> list[tuple[str, str]]:
         """Name and path of every file, sorted."""
         return sorted((path.rpartition("/")[2], path) for path in self.files)
+
+
+def shown(path: str) -> str:
+    """A path in a message: bytes that are no UTF-8 as escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _filled(folder: str, fields: Mapping[str, str]) -> str | None:

@@ -22,7 +22,7 @@ from cogalign.cognition.taxonomy import FINDINGS
 from cogalign.cognition.templates import template_report
 from cogalign.data.cards.card import Card
 from cogalign.data.case import Box, Case
-from cogalign.data.images import Fingerprint, fingerprint, load_pixels, resize_image, resize_mask
+from cogalign.data.images import Fingerprint, Unreadable, fingerprint, load_pixels, resize_image, resize_mask
 from cogalign.data.importers.base import Photograph, RawBox
 from cogalign.data.importers.labels import Decision, LabelMap, LeftOut, decide, organ_of
 from cogalign.data.importers.masks import class_masks, mask_png
@@ -31,6 +31,7 @@ from cogalign.data.paths import inside
 
 SPLITS = ("train", "validation", "test")
 _TOLERANCE = 2  # pixels by which a box may leave its image before the photograph is refused
+_SLACK, _RELATIVE_SLACK = 0.0005, 0.01  # pixels from a whole number that are no part of a pixel
 _PARIS = re.compile(r"(?:0-?)?I{1,3}[a-z+/ I]{0,8}")
 
 
@@ -64,6 +65,8 @@ class Done:
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     """Class names of labels, masks and boxes that the card maps to null, beside others that it keeps."""
+    again: bool = False
+    """The reason does not lie in the files (the disk failed, a link may be allowed later): the next run tries again."""
 
 
 def work(settings: Settings, job: Job) -> Done:
@@ -76,14 +79,19 @@ def work(settings: Settings, job: Job) -> Done:
         return _import(settings, job)
     except LeftOut as error:
         return Done(left_out=error.labels)
-    except (ValueError, FileNotFoundError) as error:
+    except (Unreadable, FileNotFoundError) as error:
+        return Done(reason=str(error), again=True)
+    except ValueError as error:
         return Done(reason=str(error))
 
 
 def _import(settings: Settings, job: Job) -> Done:
     photograph = job.photograph
     for path in photograph.files:
-        inside(settings.root, path.relative_to(settings.root))  # a symbolic link may lead out
+        try:
+            inside(settings.root, path.relative_to(settings.root))  # a symbolic link may lead out
+        except ValueError as error:
+            raise Unreadable(str(error)) from None
     image, plain = load_pixels(photograph.path)
     height, width = image.shape[:2]
     if photograph.size is not None and photograph.size != (width, height):
@@ -175,10 +183,14 @@ def _boxes(
 
 
 def _box(box: RawBox, finding: str, width: int, height: int, side: int | None) -> Box:
-    """A box in whole pixels, clipped to the image and scaled to a square of `side` (rounded outwards)."""
+    """A box in whole pixels, clipped to the image and scaled to a square of `side`.
+
+    It is rounded outwards, except what is nearly whole: shares of six decimals are off by up to 0.0075 pixels of 10,000.
+    """
     across, down = (width, height) if box.relative else (1, 1)
-    low = [math.floor(round(value, 3)) for value in (box.xmin * across, box.ymin * down)]
-    high = [math.ceil(round(value, 3)) for value in (box.xmax * across, box.ymax * down)]
+    slack = _RELATIVE_SLACK if box.relative else _SLACK
+    low = [math.floor(value + slack) for value in (box.xmin * across, box.ymin * down)]
+    high = [math.ceil(value - slack) for value in (box.xmax * across, box.ymax * down)]
     xmin, ymin, xmax, ymax = max(low[0], 0), max(low[1], 0), min(high[0], width), min(high[1], height)
     outside = max(abs(xmin - low[0]), abs(ymin - low[1]), abs(xmax - high[0]), abs(ymax - high[1]))
     if xmin >= xmax or ymin >= ymax or outside > _TOLERANCE:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cogalign.data.cards.card import MaskRule
 from cogalign.data.importers.base import RawMask
-from cogalign.data.importers.masks import class_masks, mask_png
+from cogalign.data.importers.masks import _nearest, class_masks, mask_png
 
 
 @settings(max_examples=40, deadline=None)
@@ -66,3 +67,28 @@ def test_files_of_one_class_are_united_and_empty_classes_are_none(tmp_path: Path
     Image.new("L", (9, 9), 255).save(tmp_path / "1.png")
     with pytest.raises(ValueError, match="another size"):
         class_masks(RawMask(files, MaskRule("*", "per_class", class_="{c}")))
+
+
+def test_coloured_masks_need_few_bytes_a_pixel(tmp_path: Path) -> None:
+    image = np.zeros((800, 900, 3), np.uint8)
+    image[:400] = (255, 0, 0)
+    image[400:] = (0, 255, 0)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    rule = MaskRule("*", "colours", colours={"red": (255, 0, 0), "green": (0, 255, 0)})
+    class_masks(RawMask(((tmp_path / "a.png", ""),), rule))  # what is imported on the way does not count
+    tracemalloc.start()
+    found = class_masks(RawMask(((tmp_path / "a.png", ""),), rule))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found["red"][:400].all() and found["green"][400:].all()
+    assert peak < 20 * 800 * 900
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 5))
+def test_the_nearest_colour_is_that_of_the_least_distance(seed: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (50, 3), dtype=np.uint8)
+    colours = [tuple(map(int, row)) for row in generator.integers(0, 256, (count, 3))]
+    distances = ((pixels[:, None].astype(int) - np.array(colours)) ** 2).sum(axis=2)
+    assert np.array_equal(_nearest(pixels, colours), distances.argmin(axis=1))

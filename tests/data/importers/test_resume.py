@@ -57,7 +57,7 @@ def test_a_broken_off_import_goes_on_and_ends_as_if_it_had_not_been(
         with pytest.raises(KeyboardInterrupt):
             import_card(CARD, kvasir_seg, tmp_path / "out", workers=1)
     assert not (tmp_path / "out/metadata.jsonl").exists()
-    with (tmp_path / "out/.import/progress.jsonl").open("a") as log:
+    with (tmp_path / "out/.import/next/progress.jsonl").open("a") as log:
         log.write('\n{"job": "cut')  # as a killed process leaves it
     first = list(done)
 
@@ -89,7 +89,7 @@ def test_a_killed_import_leaves_a_log_that_the_next_one_uses(tmp_path: Path, wor
         "import_card(read_card('kvasir-seg'), Path(sys.argv[1]), Path(sys.argv[2]), workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(folder), str(out)], stderr=subprocess.DEVNULL)
-    log = out / ".import/progress.jsonl"
+    log = out / ".import/next/progress.jsonl"
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline and (not log.exists() or log.stat().st_size < 9000):
         time.sleep(0.01)
@@ -170,6 +170,8 @@ def test_the_log_holds_one_line_for_each_photograph(
     monkeypatch.setattr(importer._Outcome, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         import_card(CARD, kvasir_seg, tmp_path / "out", workers=1)
-    rows = [json.loads(line) for line in (tmp_path / "out/.import/progress.jsonl").read_text().splitlines() if line]
+    rows = [
+        json.loads(line) for line in (tmp_path / "out/.import/next/progress.jsonl").read_text().splitlines() if line
+    ]
     assert len({row["job"] for row in rows if "job" in row}) == 6
-    assert os.listdir(tmp_path / "out/images") and not (tmp_path / "out/metadata.jsonl").exists()
+    assert os.listdir(tmp_path / "out/.import/next/images") and not (tmp_path / "out/metadata.jsonl").exists()

@@ -11,6 +11,7 @@ from cogalign.data.cards.card import Card, Table
 from cogalign.data.cards.template import SUFFIXES
 from cogalign.data.importers.base import Photograph, Record, Rejected
 from cogalign.data.importers.tables import Row, read_rows
+from cogalign.data.importers.tree import Tree
 
 TABLE = "metadata.csv"
 COLUMNS = ("source", "question", "answer", "img_id")
@@ -33,24 +34,42 @@ def read(folder: Path, card: Card) -> Iterator[Record]:
     Raises:
         ValueError: the table cannot be read or lacks a column.
     """
-    images = image_paths(folder)
-    asked = _asked(read_metadata(folder))
+    tree = Tree(folder)
+    asked = _asked(read_metadata(tree))
+    images = image_paths(tree)
+    yield from refused(tree)
     yield from photographs(images, asked, folder / TABLE)
 
 
-def read_metadata(folder: Path) -> list[Row]:
+def read_metadata(tree: Tree) -> list[Row]:
     """The rows of the table.
 
     Raises:
-        ValueError: it cannot be read or lacks a column.
+        FileNotFoundError: it is not there.
+        ValueError: it cannot be read or lacks a column, or is a link out of the data set.
     """
-    return read_rows(folder / TABLE, Table("questions", TABLE, {"img_id": "{stem}"}), set(COLUMNS))
+    path = tree.first(TABLE)
+    if path is None:
+        raise FileNotFoundError(f"{tree.root}: wanted the table {TABLE!r}, which is not there")
+    return read_rows(path, Table("questions", TABLE, {"img_id": "{stem}"}), set(COLUMNS))
 
 
-def image_paths(folder: Path) -> dict[str, Path]:
+def image_paths(tree: Tree) -> dict[str, Path]:
     """Images below `images/` by their name without suffix."""
-    paths = (path for path in (folder / "images").rglob("*") if path.suffix.lower().lstrip(".") in SUFFIXES)
-    return {path.stem: path for path in sorted(paths) if not path.name.startswith(".")}
+    paths = (tree.root / path for path in _image_files(tree) if path not in tree.problems)
+    return {path.stem: path for path in paths}
+
+
+def refused(tree: Tree) -> Iterator[Rejected]:
+    """What lies below `images/` and must not be opened."""
+    yield from tree.refused
+    yield from (Rejected(tree.root / path, tree.problems[path]) for path in _image_files(tree) if path in tree.problems)
+
+
+def _image_files(tree: Tree) -> Iterator[str]:
+    for path in tree.files:
+        if path.startswith("images/") and path.rpartition(".")[2].lower() in SUFFIXES:
+            yield path
 
 
 def stem_of(image_id: str) -> str:

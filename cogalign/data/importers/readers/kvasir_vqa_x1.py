@@ -16,10 +16,15 @@ from cogalign.data.importers.readers.kvasir_vqa import (
     image_paths,
     photographs,
     read_metadata,
+    refused,
     stem_of,
 )
+from cogalign.data.importers.tree import Tree
+from cogalign.data.interchange.tables import parquet_rows
 
 COLUMNS = ("img_id", "complexity", "question", "answer", "original", "question_class")
+MOST_TEXT = 100_000
+"""Most bytes of a text: questions and answers have a few hundred."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -34,13 +39,16 @@ def read(folder: Path, card: Card) -> Iterator[Record]:
         ValueError: a file cannot be read or lacks a column.
     """
     asked: dict[str, Asked] = {}
-    for row in read_metadata(folder):
+    tree = Tree(folder)
+    for row in read_metadata(tree):
         entry = asked.setdefault(stem_of(row["img_id"]), Asked())
         if row["source"] and row["source"] not in entry.sources:
             entry.sources.append(row["source"])
-    for path in sorted({*folder.glob("*.parquet"), *folder.glob("*/*.parquet")}):
+    for path in sorted({*tree.all("*.parquet"), *tree.all("*/*.parquet")}):
         yield from _add(path, asked)
-    yield from photographs(image_paths(folder), asked, folder / TABLE)
+    images = image_paths(tree)
+    yield from refused(tree)
+    yield from photographs(images, asked, folder / TABLE)
 
 
 def _add(path: Path, asked: dict[str, Asked]) -> Iterator[Rejected]:
@@ -59,19 +67,25 @@ def _add(path: Path, asked: dict[str, Asked]) -> Iterator[Rejected]:
         yield Rejected(path, f"{len(broken)} questions whose `original` is not JSON, the first: of {broken[0]}")
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a parquet file, the columns that are needed."""
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file, the columns that are needed.
+
+    Raises:
+        ValueError: it cannot be read, lacks a column, or unpacks to more than questions have.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         names = pq.read_schema(path).names
-        missing = [name for name in COLUMNS if name not in names]
-        if missing:
-            raise ValueError(f"wanted a column {missing[0]!r}, found {names} ({nearest_of(missing[0], names)})")
-        return list(pq.read_table(path, columns=list(COLUMNS)).to_pylist())
-    except (pa.ArrowException, ValueError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a table of questions: {error}") from None
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        near = nearest_of(missing[0], names)
+        raise ValueError(f"{path}: not a table of questions: wanted a column {missing[0]!r}, found {names} ({near})")
+    for _, row in parquet_rows(path, columns=COLUMNS, most_text=MOST_TEXT):
+        yield row
 
 
 def _question(row: dict[str, Any]) -> dict[str, Any]:
