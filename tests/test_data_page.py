@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The page's recipe, cut short: whether it runs on the case set, not what it learns.
 SHORT = {
     "segmenter.epochs": 1, "segmenter.side": 64, "segmenter.limit": 24, "counterfactual.limit": 12,
-    "counterfactual.quality.side": 64, "counterfactual.quality.bootstrap": 50, "counterfactual.gallery": 4,
+    "counterfactual.quality.enabled": "false", "counterfactual.gallery": 4,
     "sft.steps": 2, "sft.batch_size": 4, "sft.validation_limit": 2, "grpo.steps": 1, "grpo.prompts_per_step": 4,
     "grpo.num_generations": 2, "grpo.max_completion_length": 16, "evaluate.models": "[aligned]", "evaluate.limit": 24,
     "evaluate.max_completion_length": 16, "evaluate.bootstrap": 50, "audit.models": "[aligned]", "audit.limit": 4,

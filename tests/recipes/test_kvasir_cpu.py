@@ -18,6 +18,7 @@ SHORT = {
     "segmenter.epochs": 1,
     "segmenter.side": 64,
     "counterfactual.quality.side": 64,
+    "counterfactual.quality.max_residual_segmenter": "null",  # after one epoch it is no judge
     "counterfactual.quality.bootstrap": 50,
     "sft.steps": 2,
     "sft.batch_size": 4,
