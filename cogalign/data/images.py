@@ -330,7 +330,7 @@ class Fingerprint:
     bits: int
     """64 bits: signs of the lowest frequencies of the grey image."""
     thumbnail: np.ndarray
-    """Grey image of 32 x 32 pixels, float32."""
+    """Grey image of 32 x 32 pixels: float32, or whole levels (uint8) as `fingerprints.npz` keeps it."""
     size: tuple[int, int]
     """Width and height in pixels."""
 

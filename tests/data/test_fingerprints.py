@@ -1,14 +1,18 @@
+import io
 import os
+import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
-from cogalign.data.fingerprints import FINGERPRINTS, fingerprints_of, write_fingerprints
+from cogalign.data.fingerprints import FINGERPRINTS, complete_fingerprints, fingerprints_of, write_fingerprints
 from cogalign.data.images import fingerprint, load_rgb
 
 
@@ -29,6 +33,7 @@ def case_set(tmp_path: Path) -> CaseSet:
 
 
 def plain(prints) -> list[tuple]:
+    assert all(one.thumbnail.dtype == np.uint8 for one in prints)
     return [(one.digest, one.bits, one.size, one.thumbnail.tobytes()) for one in prints]
 
 
@@ -39,7 +44,7 @@ def test_stored_fingerprints_are_those_of_the_images(case_set):
     for case, found in zip(case_set.cases, fresh, strict=True):
         wanted = fingerprint(np.asarray(load_rgb(case_set.path(case.file_name))))
         assert (found.digest, found.bits, found.size) == (wanted.digest, wanted.bits, wanted.size)
-        assert np.abs(found.thumbnail - wanted.thumbnail).max() <= 0.5
+        assert np.abs(found.thumbnail.astype(np.float32) - wanted.thumbnail).max() <= 0.5
 
 
 def test_what_is_stored_is_not_decoded_again(case_set):
@@ -73,12 +78,80 @@ def test_a_broken_file_is_made_anew(case_set, content):
     assert plain(fingerprints_of(case_set)) == wanted
 
 
-def test_arrays_of_other_shapes_are_made_anew(case_set):
+def test_a_broken_file_of_any_kind_is_made_anew(case_set):
     wanted = plain(fingerprints_of(case_set))
-    with np.load(case_set.root / FINGERPRINTS) as arrays:
+    path = case_set.root / FINGERPRINTS
+    whole = path.read_bytes()
+    with np.load(path) as arrays:
         content = dict(arrays)
-    np.savez(case_set.root / FINGERPRINTS, **{**content, "thumbnails": content["thumbnails"][:2]})
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "|u1", "fortran_order": False, "shape": (10**13,)})
+    encrypted = bytearray(whole)
+    for mark, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        for start in (n for n in range(len(whole)) if whole.startswith(mark, n)):
+            encrypted[start + place] |= 1
+    path.write_bytes(bytes(encrypted))
     assert plain(fingerprints_of(case_set)) == wanted
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("names.npy", huge.getvalue())
+    assert plain(fingerprints_of(case_set)) == wanted
+    for name, array in (
+        ("thumbnails", content["thumbnails"][:2]),
+        ("thumbnails", np.full((4, 32, 32), np.nan, np.float32)),
+        ("bits", np.array([-1, -2, -3, -4])),
+        ("bits", np.array(["a", "b", "c", "d"])),
+        ("sizes", np.zeros((4, 3), np.int32)),
+        ("times", content["times"].astype(np.float64)),
+        ("names", np.frombuffer(b'{"a": 1}', np.uint8)),
+    ):
+        np.savez(path, **{**content, name: array})
+        assert plain(fingerprints_of(case_set)) == wanted
+    np.savez_compressed(path, **content)  # we never compress: it could hold far more than memory does
+    assert plain(fingerprints_of(case_set)) == wanted
+    assert path.read_bytes() == whole
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_flipped_bytes_never_stop_a_search(case_set, data):
+    wanted = {one.digest for one in fingerprints_of(case_set)}
+    path = case_set.root / FINGERPRINTS
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(bytes(content))
+    assert len(fingerprints_of(case_set)) == 4
+    path.unlink()
+    assert {one.digest for one in fingerprints_of(case_set)} == wanted
+
+
+def test_forged_entries_are_not_believed_where_fresh_ones_are_wanted(case_set):
+    wanted = plain(fingerprints_of(case_set))
+    write_fingerprints(case_set.root, [case.file_name for case in case_set.cases], fingerprints_of(case_set)[::-1])
+    forged = (case_set.root / FINGERPRINTS).read_bytes()
+    assert plain(fingerprints_of(case_set)) == wanted[::-1]
+    assert plain(fingerprints_of(case_set, fresh=True)) == wanted
+    assert (case_set.root / FINGERPRINTS).read_bytes() == forged
+
+
+def test_completing_keeps_the_entries_of_unchanged_files(case_set):
+    now = fingerprints_of(case_set)
+    names = [case.file_name for case in case_set.cases]
+    originals = now[::-1]  # stands for prints of larger originals
+    write_fingerprints(case_set.root, names[:3], originals[:3])
+    photograph(case_set.path(names[1]), 77)
+    new = fingerprint(np.asarray(load_rgb(case_set.path(names[1]))))
+    complete_fingerprints(case_set.root, dict(zip(names, [now[0], new, *now[2:]], strict=True)))
+    digests = [one.digest for one in fingerprints_of(case_set)]
+    assert digests == [originals[0].digest, new.digest, originals[2].digest, now[3].digest]
+
+
+def test_a_link_in_place_of_the_file_is_not_followed(case_set, tmp_path):
+    elsewhere = tmp_path / "elsewhere.npz"
+    elsewhere.write_bytes(b"mine")
+    (case_set.root / FINGERPRINTS).symlink_to(elsewhere)
+    assert len(fingerprints_of(case_set)) == 4
+    assert elsewhere.read_bytes() == b"mine" and not (case_set.root / FINGERPRINTS).is_symlink()
 
 
 def test_an_unreadable_image_and_too_few_names_are_told(case_set):

@@ -75,7 +75,7 @@ def test_each_kind_of_leak_is_found_and_names_both_cases(tmp_path, kind, one, ot
 
 
 def test_another_shot_of_nearly_the_same_looks_alike_and_warns(tmp_path):
-    other = Image.blend(picture(50), picture(150), 0.2)
+    other = Image.blend(picture(50), picture(150), 0.25)
     case_set = write(tmp_path, *CLEAN, (case("one", "train"), picture(50)), (case("other", "validation"), other))
     report = find_leaks(case_set)
     assert kinds(report) == {"looks alike": 1} and not report.failed
