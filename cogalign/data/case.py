@@ -76,9 +76,10 @@ class Case:
 
         `attributes` is a JSON text, because its keys differ from row to row and a column of a table has one type.
         """
-        row = asdict(self)
+        row: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
         row["findings"] = list(self.findings)
         row["boxes"] = [asdict(box) for box in self.boxes]
+        row["keywords"] = {section: list(words) for section, words in self.keywords.items()}
         row["attributes"] = json.dumps(self.attributes, sort_keys=True, ensure_ascii=False)
         return row
 

@@ -82,21 +82,27 @@ def _by_value(path: Path, values: dict[str, str]) -> dict[str, np.ndarray]:
     return {name: grey == number for number, name in numbers.items() if number}
 
 
-def mask_png(mask: np.ndarray) -> bytes:
-    """A bool array (height, width) as a PNG of one channel of 8 bits: 255 where it is True, 0 elsewhere.
+_DOUBLED = np.array(
+    [sum(3 << (2 * bit) for bit in range(8) if value >> bit & 1) for value in range(256)], dtype=np.dtype(">u2")
+)
+"""Eight pixels of one bit as eight of two bits: 0 or 3."""
 
-    Each row is stored as the difference to the row above (PNG filter 2), so that nearly all is zero, and packed by run
-    lengths: a third of the time that general libraries take, and a smaller file.
+
+def mask_png(mask: np.ndarray) -> bytes:
+    """A bool array (height, width) as a PNG of one grey channel: 255 where it is True, 0 elsewhere.
+
+    A pixel takes two bits, which every reader makes 8 (of one bit some make booleans). Each row is stored as the difference to
+    the row above (PNG filter 2), so that nearly all is zero, and packed by run lengths: an eighth of the time that
+    general libraries take, and a smaller file.
     """
-    values = mask.view(np.uint8)
-    height, width = values.shape
-    rows = np.empty((height, width + 1), dtype=np.uint8)
-    np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
-    rows[0, 1:] = values[0]
-    rows *= np.uint8(255)  # 1 becomes 255, and -1 (stored as 255) becomes 1, which is -255
+    height, width = mask.shape
+    packed_rows = _DOUBLED[np.packbits(mask, axis=1)].view(np.uint8)[:, : -(-width // 4)]
+    rows = np.empty((height, packed_rows.shape[1] + 1), dtype=np.uint8)
+    np.subtract(packed_rows[1:], packed_rows[:-1], out=rows[1:, 1:])
+    rows[0, 1:] = packed_rows[0]
     rows[:, 0] = 2
     packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 2, 0, 0, 0, 0)
     packed = packer.compress(rows.data) + packer.flush()
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
