@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from cogalign.models.endpoint import (
 )
 from cogalign.models.endpoint_pace import Pace, retry_after
 from cogalign.models.endpoint_wire import Usage, data_uri, estimate, turn
+from tests.local_server import Reply, serve
 
-Reply = tuple[int, dict[str, str], bytes]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 QUESTION = [turn("system", "rules"), turn("user", "what?", ["data:image/jpeg;base64,AAAA"])]
 
@@ -36,41 +35,15 @@ class Server:
         self.replies: list[Reply | Callable[[dict[str, Any]], Reply] | None] = []
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
-        lock = threading.Lock()
-        server = self
+        self.lock = threading.Lock()
+        self.http, self.url = serve(self._answer)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    server.requests.append(body)
-                    server.times.append(time.monotonic())
-                    reply = server.replies.pop(0) if len(server.replies) > 1 else server.replies[0]
-                if callable(reply):
-                    reply = reply(body)
-                if reply is None:
-                    self.close_connection = True
-                    return
-                status, headers, content = reply
-                try:
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content)
-                except OSError:
-                    pass  # the client has given up
-
-            def log_message(self, format: str, *arguments: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    def _answer(self, request: dict[str, Any]) -> Reply | None:
+        with self.lock:
+            self.requests.append(request)
+            self.times.append(time.monotonic())
+            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        return reply(request) if callable(reply) else reply
 
 
 def says(text: str | None = "ok", *, finish: str = "stop", **usage: int) -> Reply:

@@ -6,7 +6,6 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from cogalign.cognition.templates import template_report
 from cogalign.data.case import Box, Case
 from cogalign.data.caseset import CaseSetWriter
 from cogalign.models import endpoint
+from tests.local_server import Reply, serve
 
-Reply = tuple[int, dict[str, str], bytes]
 GOOD = {
     "location": "Colon, well distended lumen with a clear view and a few small bubbles.",
     "morphology": "A raised polyp with a sharp border and reddish colour in the upper left of the image, the surrounding "
@@ -45,37 +44,12 @@ class Teacher:
         self.requests: list[dict[str, Any]] = []
         self.reply: Callable[[dict[str, Any]], Reply | None] = lambda request: self.says(self.report(request))
         self.lock = threading.Lock()
-        teacher = self
+        self.http, self.url = serve(self._answer)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with teacher.lock:
-                    teacher.requests.append(request)
-                reply = teacher.reply(request)
-                if reply is None:
-                    self.close_connection = True
-                    return
-                status, headers, body = reply
-                try:
-                    self.send_response(status)
-                    for name, value in headers.items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-                except OSError:
-                    pass  # the client has given up
-
-            def log_message(self, format: str, *arguments: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    def _answer(self, request: dict[str, Any]) -> Reply | None:
+        with self.lock:
+            self.requests.append(request)
+        return self.reply(request)
 
     @staticmethod
     def says(content: Any, prompt: int = 1500, completion: int = 200) -> Reply:
