@@ -286,8 +286,9 @@ def _annotate(found: argparse.Namespace) -> int:
         price_in=found.price_in, price_out=found.price_out, max_cost=found.max_cost,
         image_side=found.image_side, overwrite=found.overwrite,
     )  # fmt: skip
-    _say(annotate_case_set(found.dir, settings, estimate_only=found.estimate).lines())
-    return 0
+    summary = annotate_case_set(found.dir, settings, estimate_only=found.estimate)
+    _say(summary.lines())
+    return EXIT_ERROR if summary.unanswered else 0
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
