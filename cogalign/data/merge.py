@@ -219,14 +219,20 @@ def _write(
 def _kept(items: Sequence[_Item], firsts: Sequence[int]) -> list[int]:
     """For each item the index of the one that stands for its photograph: itself unless a richer one shows the same."""
     used = {name for item in items for name in (item.case.counterfactual_of, item.case.background_of) if name}
-    best: dict[int, int] = {}
-    for index, (item, first) in enumerate(zip(items, firsts, strict=True)):
-        if item.case.counterfactual_of is None and (first not in best or _worth(item) > _worth(items[best[first]])):
-            best[first] = index
+    subjects = [_subject(item.case, first) for item, first in zip(items, firsts, strict=True)]
+    best: dict[tuple[int, str, str], int] = {}
+    for index, (item, subject) in enumerate(zip(items, subjects, strict=True)):
+        if item.case.counterfactual_of is None and (subject not in best or _worth(item) > _worth(items[best[subject]])):
+            best[subject] = index
     return [
-        index if item.case.counterfactual_of is not None or item.case.id in used else best[first]
-        for index, (item, first) in enumerate(zip(items, firsts, strict=True))
+        index if item.case.counterfactual_of is not None or item.case.id in used else best[subject]
+        for index, (item, subject) in enumerate(zip(items, subjects, strict=True))
     ]
+
+
+def _subject(case: Case, photograph: int) -> tuple[int, str, str]:
+    """What a case is about: its photograph, or one question on it. Only the same question and answer is a repetition."""
+    return (photograph, case.question, case.answer) if case.is_question else (photograph, "", "")
 
 
 def _worth(item: _Item) -> tuple[bool, bool, int]:
@@ -255,7 +261,7 @@ def _conflicts(items: Sequence[_Item], firsts: Sequence[int]) -> list[dict[str, 
     """A line for each photograph whose copies have different findings."""
     members: dict[int, list[_Item]] = {}
     for item, first in zip(items, firsts, strict=True):
-        if item.case.counterfactual_of is None:
+        if item.case.counterfactual_of is None and not item.case.is_question:
             members.setdefault(first, []).append(item)
     return [
         {

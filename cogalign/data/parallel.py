@@ -6,6 +6,8 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import TypeVar
 
 from cogalign.training.progress import track
@@ -44,15 +46,24 @@ def each(
         yield from map(function, track(items, description))
         return
     chunk = max(1, min(32, len(items) // (4 * number)))
-    pool = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         yield from track(pool.map(function, items, chunksize=chunk), description, total=len(items))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """Keep OpenCV to one thread: the processes themselves are the parallel part."""
+def _begin() -> None:
+    """Keep OpenCV to one thread, since the processes are the parallel part, and end with the process that started this one."""
     import cv2
 
     cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when another one has ended, however that came about: it must not write any more."""
+    wait([sentinel])
+    os._exit(1)

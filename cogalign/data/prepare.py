@@ -52,6 +52,7 @@ def prepare(settings: DataSettings, folder: Path) -> Path:
                 f"{folder}: holds a case set of other origin; wanted an empty folder, or data.case_set"
             )
         if found == wanted:
+            shutil.rmtree(_parts(folder), ignore_errors=True)  # a call that was broken off at its very end leaves it
             return folder
         (folder / METADATA).unlink()
     write_json(folder / SETTINGS, wanted)
@@ -70,6 +71,11 @@ def follow_references(settings: DataSettings) -> None:
         allow_links_into(settings.root)
 
 
+def _parts(folder: Path) -> Path:
+    """Where data sets are imported one by one before they are merged into `folder`."""
+    return folder.with_name(f"{folder.name}.imports")
+
+
 def _import_data_sets(settings: DataSettings, folder: Path) -> None:
     """Import each data set beside `folder`, merge them into it and draw the split.
 
@@ -82,7 +88,7 @@ def _import_data_sets(settings: DataSettings, folder: Path) -> None:
     from cogalign.data.merge import merge_case_sets
     from cogalign.data.splits import split_case_set
 
-    parts = folder.with_name(f"{folder.name}.imports")
+    parts = _parts(folder)
     whole = parts / "merged"
     sets = [_import(item, settings, parts / str(number)) for number, item in enumerate(settings.imports or ())]
     shutil.rmtree(whole, ignore_errors=True)

@@ -227,3 +227,22 @@ def test_merging_a_merged_set_again_changes_no_row(tmp_path):
     merge_case_sets([one, two], tmp_path / "out")
     merge_case_sets([tmp_path / "out"], tmp_path / "again")
     assert (tmp_path / "again/metadata.jsonl").read_bytes() == (tmp_path / "out/metadata.jsonl").read_bytes()
+
+
+def test_questions_on_a_photograph_are_no_copies_of_one_another_nor_of_its_case(tmp_path):
+    questions = make(
+        tmp_path / "questions", "Q", (1, {"findings": (), "question": "what?", "answer": "a polyp", "group": "g"})
+    )
+    row = read_case_set(questions).cases[0].to_row()
+    other = {**row, "id": "c1", "question": "where?", "answer": "left"}
+    write_metadata(questions, [row, other])
+    polyps = make(tmp_path / "polyps", "P", (1, {"scale": 0.5}), (2, {}))
+    summary = merge_case_sets([questions, polyps], tmp_path / "out", drop_duplicates=True)
+    merged = read_case_set(tmp_path / "out")
+    assert (summary.cases, summary.repeated, summary.dropped, summary.conflicts) == (4, 0, 0, 0)
+    assert sorted(case.question for case in merged.cases) == ["", "", "what?", "where?"]
+    assert not any("duplicate_of" in case.attributes for case in merged.cases)
+    same = [case.group for case in merged.cases if case.question or case.id.endswith("c0")]
+    assert len(same) == 3 and len(set(same)) == 1
+    again = make(tmp_path / "again", "R", (1, {"findings": (), "question": "what?", "answer": "a polyp"}))
+    assert merge_case_sets([questions, again], tmp_path / "both", drop_duplicates=True).dropped == 1

@@ -224,6 +224,7 @@ class _Outcome:
             raise ValueError(f"{self.src}: no case of {self.settings.card.title} could be imported{first}{kept}")
         publish()
         write_text(folder / QUARANTINE, refused)
+        (folder / FOLDER / QUARANTINE).unlink(missing_ok=True)
         _remove_strays(folder, {row[name] for row in rows for name in ("file_name", "mask_file_name") if row[name]})
         prints = [done.print_ for done in dones if done.print_ is not None]
         write_fingerprints(folder, [row["file_name"] for row in rows], prints)

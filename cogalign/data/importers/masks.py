@@ -96,7 +96,7 @@ def mask_png(mask: np.ndarray) -> bytes:
     general libraries take, and a smaller file.
     """
     height, width = mask.shape
-    packed_rows = _DOUBLED[np.packbits(mask, axis=1)].view(np.uint8)[:, : -(-width // 4)]
+    packed_rows = _DOUBLED[np.ascontiguousarray(np.packbits(mask, axis=1))].view(np.uint8)[:, : -(-width // 4)]
     rows = np.empty((height, packed_rows.shape[1] + 1), dtype=np.uint8)
     np.subtract(packed_rows[1:], packed_rows[:-1], out=rows[1:, 1:])
     rows[0, 1:] = packed_rows[0]

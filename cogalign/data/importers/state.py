@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from cogalign.training.atomic import write_json, write_text
 _VERSION = 2
 """To be raised when an import writes something else from the same files."""
 _FOLDERS = ("images", "masks")
+_OLD = 3600  # seconds after which a temporary file is nobody's
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -126,6 +128,9 @@ class State:
                 f"{self.out}: other sources or settings than those it was made from, or some of its images are gone, and "
                 f"{METADATA} was changed since (split or annotated?); give a new folder, or delete this one"
             )
+        for left in (*self.out.glob(".*.tmp"), *(self.out / FOLDER).glob(".*.tmp")):
+            if time.time() - left.stat().st_mtime > _OLD:
+                left.unlink()  # of a process that was killed while it wrote
         if self._moving.is_file():
             self._move()
         if self._next_log.settings() != self._settings:

@@ -228,3 +228,12 @@ def test_a_run_that_is_killed_before_its_metadata_decodes_nothing_again(
         with pytest.raises(KeyboardInterrupt):
             run(kvasir_seg, out)
     assert run(kvasir_seg, out).cases == 6 and len(worked) == 6
+
+
+def test_temporary_files_of_a_killed_process_are_removed(kvasir_seg: Path, out: Path) -> None:
+    run(kvasir_seg, out)
+    (out / ".fingerprints.npz.1.tmp").write_bytes(b"old")
+    os.utime(out / ".fingerprints.npz.1.tmp", (1e9, 1e9))
+    (out / ".metadata.jsonl.2.tmp").write_bytes(b"somebody writes this now")
+    run(kvasir_seg, out, side=24)
+    assert not (out / ".fingerprints.npz.1.tmp").exists() and (out / ".metadata.jsonl.2.tmp").exists()
