@@ -172,9 +172,14 @@ def _source(settings: DataSettings) -> str:
 
 
 def _made_from(settings: DataSettings, source: str) -> dict[str, Any]:
-    """The settings on which the files of a case set depend, as plain JSON values."""
+    """The settings, and the cards, on which the files of a case set depend, as plain JSON values."""
     values = asdict(settings)
-    return json.loads(json.dumps({name: values[name] for name in _USED[source]}))
+    found: dict[str, Any] = json.loads(json.dumps({name: values[name] for name in _USED[source]}))
+    if source == "imports":
+        from cogalign.data.cards.digest import cards_digest
+
+        found["cards"] = cards_digest(settings.imports or ())
+    return found
 
 
 def _read_settings(path: Path) -> dict[str, Any] | None:

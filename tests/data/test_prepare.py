@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cogalign.data.cards.find import cards_folder
 from cogalign.data.case import Case
 from cogalign.data.caseset import METADATA, CaseSetWriter, read_case_set
 from cogalign.data.paths import DATA_ROOTS
@@ -130,6 +131,20 @@ def test_a_wanted_split_without_cases_makes_no_run(root, tmp_path):
         path.write_bytes(photograph)
     with pytest.raises(ValueError, match=r"data\.split stratified: the splits test are empty: see .*data\.case_set"):
         prepare(imports(root), tmp_path / "run")
+
+
+def test_another_card_makes_the_case_set_anew(root, tmp_path):
+    card = tmp_path / "own.yaml"
+    text = (cards_folder() / "kvasir-v2.yaml").read_text().replace("id: kvasir-v2", "id: own")
+    card.write_text(text)
+    settings = DataSettings(imports=[ImportSettings(str(card), "kvasir")], root=str(root))
+    folder = prepare(settings, tmp_path / "run")
+    written = (folder / METADATA).stat().st_mtime_ns
+    prepare(settings, folder)
+    assert (folder / METADATA).stat().st_mtime_ns == written
+    card.write_text(text.replace("title: Kvasir v2", "title: Another name"))
+    prepare(settings, folder)
+    assert {case.dataset for case in read_case_set(folder).cases} == {"Another name"}
 
 
 def test_images_stay_where_they_are_if_the_recipe_says_so(root, tmp_path, monkeypatch):
