@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +81,27 @@ class CaseSet:
         return mask
 
 
+class JsonError(ValueError):
+    """A line is no JSON in UTF-8."""
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Number (from 1) and content of each line of a file that is not blank; a `JsonError` in place of what is no JSON.
+
+    Raises:
+        OSError: the file cannot be read. Bad content raises nothing.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
+                content = JsonError(str(error))
+            yield number, content
+
+
 def parse_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, Case | str]]:
     """Line number, raw row (None if it is no JSON object) and case, or what is wrong with it, for each line of a file.
 
@@ -89,22 +110,17 @@ def parse_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, Case | 
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a case set is a folder of images with a {METADATA}")
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                yield number, None, f"not JSON ({error})"
-                continue
-            if not isinstance(row, dict):
-                yield number, None, f"found {type(row).__name__}, wanted a JSON object"
-                continue
-            try:
-                yield number, row, Case.from_row(row)
-            except ValueError as error:
-                yield number, row, str(error)
+    for number, row in json_lines(path):
+        if isinstance(row, JsonError):
+            yield number, None, f"not JSON ({row})"
+            continue
+        if not isinstance(row, dict):
+            yield number, None, f"found {type(row).__name__}, wanted a JSON object"
+            continue
+        try:
+            yield number, row, Case.from_row(row)
+        except ValueError as error:
+            yield number, row, str(error)
 
 
 def read_case_set(root: str | os.PathLike[str]) -> CaseSet:
@@ -229,7 +245,7 @@ def write_metadata(root: Path, rows: Sequence[dict[str, Any]]) -> None:
     The rows in which a column has its first value come first: Hugging Face takes a column's type from the
     first 10 MB, and a mask or box that comes later would break the table.
     """
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _typed_first(rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in map(rows.__getitem__, typed_order(rows)))
     write_text(root / METADATA, text)
 
 
@@ -244,19 +260,14 @@ def _as_rgb(image: ImageLike) -> Image.Image:
     return Image.fromarray(image)
 
 
-def _typed_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows, those first in which a column, or a section of the keywords, has its first value."""
-    leaders: dict[int, None] = {0: None}
-    sections = {section for row in rows for section in row["keywords"]}
-    seen: set[tuple[str, str]] = set()
-    wanted = {("", name) for name in rows[0]} | {("keywords", section) for section in sections}
+def typed_order(rows: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Indices of rows of `Case.to_row`: first those in which a column, or a section of the keywords, has its first value."""
+    leaders: list[int] = []
+    rest: list[int] = []
+    seen: set[str] = set()
     for index, row in enumerate(rows):
-        there = {("", name) for name, value in row.items() if value}
-        there |= {("keywords", section) for section, words in row["keywords"].items() if words}
-        if new := (there & wanted) - seen:
-            seen |= new
-            leaders[index] = None
-        if seen == wanted:
-            break
-    chosen = sorted(leaders)
-    return [rows[index] for index in chosen] + [row for index, row in enumerate(rows) if index not in leaders]
+        there = {name for name, value in row.items() if value}
+        there |= {f"keywords.{section}" for section, words in row["keywords"].items() if words}
+        (rest if there <= seen else leaders).append(index)
+        seen |= there
+    return leaders + rest

@@ -2,8 +2,8 @@
 
 Label Studio wants an environment of its own, since its dependencies are many and pinned:
 
-    python -m venv /tmp/label-studio && /tmp/label-studio/bin/pip install label-studio==1.23.0
-    python tests/benchmarks/label_studio_round_trip.py --label-studio /tmp/label-studio/bin/label-studio
+    python -m venv label-studio-env && label-studio-env/bin/pip install label-studio==1.23.2
+    python tests/benchmarks/label_studio_round_trip.py --label-studio label-studio-env/bin/label-studio
 
 The script starts the server on a port of this machine with a data folder of its own, makes a project with our
 `labelling.xml`, imports our `tasks.json`, serves the images as local files, annotates as two people over the API that

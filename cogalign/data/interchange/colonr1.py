@@ -7,7 +7,7 @@ A case is held whole; an answer that the tags cannot give back stands beside. Me
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,9 @@ from cogalign.data.interchange.sample import (
     tagged_sample,
     wanted,
 )
-from cogalign.data.interchange.write import write_list
 
-__all__ = ["NEEDS_ANSWER", "SUFFIX", "read", "row", "solution", "understood", "write"]
+__all__ = ["SUFFIX", "read", "row", "solution", "understood"]
 
-NEEDS_ANSWER = True
 _SOLUTION = re.compile(r"\s*(?:<think>(?P<think>.*?)</think>\s*)?<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 
 
@@ -63,11 +61,6 @@ def row(case: Case) -> dict[str, Any]:
     written = solution(case.answer, thought if isinstance(thought, str) else "")
     without = ("answer",) if understood(written)[0] == case.answer else ()
     return {"image": case.file_name, "problem": problem, "solution": written, **beside(case, without=without)}
-
-
-def write(path: Path, cases: Sequence[Case], root: Path) -> None:
-    """Write cases as a JSON list; `root` (where their images are) is not read."""
-    write_list(path, cases, row)
 
 
 def read(path: Path) -> Iterator[Sample]:

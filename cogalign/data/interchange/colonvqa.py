@@ -6,7 +6,7 @@ A case is held whole; its own id stands beside as `case_id`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,9 @@ from cogalign.data.case import Case
 from cogalign.data.interchange.choices import choices_in
 from cogalign.data.interchange.llava import SUFFIX, WANTED, conversation, talk
 from cogalign.data.interchange.sample import Sample, beside, divided, json_entries, messages_of
-from cogalign.data.interchange.write import write_list
 
-__all__ = ["NEEDS_ANSWER", "SUFFIX", "read", "row", "write"]
+__all__ = ["SUFFIX", "read", "row"]
 
-NEEDS_ANSWER = True
 PREDICTION = "prediction"
 
 
@@ -28,11 +26,6 @@ def row(case: Case) -> dict[str, Any]:
     messages = conversation(case) + ([{"from": PREDICTION, "value": said}] if isinstance(said, str) else [])
     kept = beside(case, without=("id", "answer"))
     return {"id": case.file_name, "image": case.file_name, "conversations": messages, "case_id": case.id, **kept}
-
-
-def write(path: Path, cases: Sequence[Case], root: Path) -> None:
-    """Write cases as a JSON list; `root` (where their images are) is not read."""
-    write_list(path, cases, row)
 
 
 def read(path: Path) -> Iterator[Sample]:

@@ -18,6 +18,7 @@ from cogalign.data.interchange import (
     vlmevalkit,
 )
 from cogalign.data.interchange.sample import Sample
+from cogalign.data.interchange.write import RowOf, write_lines, write_list
 
 Write = Callable[[Path, Sequence[Case], Path], None]
 
@@ -40,13 +41,18 @@ class Format:
     """Split of rows of which nothing else tells one."""
 
 
+def _rows(write: Callable[[Path, Sequence[Case], RowOf], None], row: RowOf) -> Write:
+    """Writes a row a case; the images stay beside the file, so their folder is not read."""
+    return lambda path, cases, root: write(path, cases, row)
+
+
 _ALL = (
-    Format("ms-swift", (ms_swift.SUFFIX,), ms_swift.read, ms_swift.write, ms_swift.NEEDS_ANSWER),
-    Format("llava", (llava.SUFFIX, ".jsonl"), llava.read, llava.write),
-    Format("trl", (trl_rows.SUFFIX, ".parquet"), trl_rows.read, trl_rows.write),
+    Format("ms-swift", (ms_swift.SUFFIX,), ms_swift.read, _rows(write_lines, ms_swift.row), needs_answer=False),
+    Format("llava", (llava.SUFFIX, ".jsonl"), llava.read, _rows(write_list, llava.row)),
+    Format("trl", (trl_rows.SUFFIX, ".parquet"), trl_rows.read, _rows(write_lines, trl_rows.row)),
     Format("trl-parquet", (".parquet", ".jsonl"), trl_rows.read, trl_rows.write_parquet, holds_images=True),
-    Format("colonvqa", (colonvqa.SUFFIX, ".jsonl"), colonvqa.read, colonvqa.write),
-    Format("colonr1", (colonr1.SUFFIX, ".jsonl"), colonr1.read, colonr1.write),
+    Format("colonvqa", (colonvqa.SUFFIX, ".jsonl"), colonvqa.read, _rows(write_list, colonvqa.row)),
+    Format("colonr1", (colonr1.SUFFIX, ".jsonl"), colonr1.read, _rows(write_list, colonr1.row)),
     Format("vlmevalkit", (vlmevalkit.SUFFIX,), vlmevalkit.read, vlmevalkit.write, holds_images=True, split="test"),
     Format("kvasir-vqa-x1-parquet", (kvasir_vqa_x1.SUFFIX,), kvasir_vqa_x1.read, None, split="test"),
 )

@@ -23,10 +23,8 @@ from cogalign.data.interchange.sample import (
     paired,
     tagged_sample,
 )
-from cogalign.data.interchange.write import write_list
 
 SUFFIX = ".json"
-NEEDS_ANSWER = True
 NAMES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 WANTED = 'a list of messages such as {"from": "human", "value": "<image>\\n..."}'
 
@@ -41,11 +39,6 @@ def row(case: Case) -> dict[str, Any]:
     """The object of a case; raises ValueError as `asked` does."""
     kept = beside(case, without=("id", "answer"))
     return {"id": case.id, "image": case.file_name, "conversations": conversation(case), **kept}
-
-
-def write(path: Path, cases: Sequence[Case], root: Path) -> None:
-    """Write cases as a JSON list; `root` (where their images are) is not read."""
-    write_list(path, cases, row)
 
 
 def read(path: Path) -> Iterator[Sample]:

@@ -5,7 +5,7 @@ A case is held whole. One without an answer is a row with a question only, as GR
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,8 @@ from cogalign.data.interchange.sample import (
     paired,
     tagged_sample,
 )
-from cogalign.data.interchange.write import write_lines
 
 SUFFIX = ".jsonl"
-NEEDS_ANSWER = False
 _WANTED = 'a list of messages such as {"role": "user", "content": "<image>..."}'
 _NAMES = {"user": "user", "assistant": "assistant"}
 
@@ -41,11 +39,6 @@ def row(case: Case) -> dict[str, Any]:
     if case.answer:
         messages.append({"role": "assistant", "content": case.answer})
     return {"messages": messages, "images": [case.file_name], **beside(case, without=("answer",))}
-
-
-def write(path: Path, cases: Sequence[Case], root: Path) -> None:
-    """Write cases, an object a line; `root` (where their images are) is not read."""
-    write_lines(path, cases, row)
 
 
 def read(path: Path) -> Iterator[Sample]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cogalign.data import caseset
 from cogalign.data.case import Case
 from cogalign.recipe import DataSettings
 
@@ -149,17 +150,12 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         ValueError: a line is no JSON object; names file and line.
     """
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path} line {number}: not JSON ({error}), wanted one object a line") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path} line {number}: found {type(row).__name__}, wanted one JSON object a line")
-            yield f"line {number}", row
+    for number, row in caseset.json_lines(path):
+        if isinstance(row, caseset.JsonError):
+            raise ValueError(f"{path} line {number}: not JSON ({row}), wanted one object a line")
+        if not isinstance(row, dict):
+            raise ValueError(f"{path} line {number}: found {type(row).__name__}, wanted one JSON object a line")
+        yield f"line {number}", row
 
 
 def json_entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

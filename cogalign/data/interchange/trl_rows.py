@@ -25,12 +25,10 @@ from cogalign.data.interchange.sample import (
     tagged_sample,
 )
 from cogalign.data.interchange.tables import parquet_rows
-from cogalign.data.interchange.write import write_lines
 from cogalign.data.paths import inside
 from cogalign.training.atomic import atomic_file
 
 SUFFIX = ".jsonl"
-NEEDS_ANSWER = True
 BATCH = 64
 """Rows of a parquet file that are held at once."""
 _WANTED = 'a list of messages such as {"role": "user", "content": "..."}'
@@ -43,11 +41,6 @@ def row(case: Case) -> dict[str, Any]:
     completion = [{"role": "assistant", "content": case.answer}]
     kept = beside(case, without=("answer",))
     return {"prompt": prompt, "completion": completion, "images": [case.file_name], **kept}
-
-
-def write(path: Path, cases: Sequence[Case], root: Path) -> None:
-    """Write cases as JSON lines; `root` (where their images are) is not read."""
-    write_lines(path, cases, row)
 
 
 def write_parquet(path: Path, cases: Sequence[Case], root: Path) -> None:

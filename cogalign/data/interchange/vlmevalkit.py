@@ -26,7 +26,6 @@ from cogalign.data.paths import inside
 from cogalign.training.atomic import atomic_file
 
 SUFFIX = ".tsv"
-NEEDS_ANSWER = True
 LONGEST_INDEX = 64
 """An image cell up to so many characters is an index."""
 READ_AS_MISSING = {"None", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null", "<NA>", "#N/A", "-nan", "-NaN", "#NA", ""}
