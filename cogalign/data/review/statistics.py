@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from scipy.stats import binomtest
 
 T = TypeVar("T")
 REPEATS = 1000
@@ -43,10 +43,8 @@ def share(part: int, n: int) -> Estimate:
         return Estimate(None, None, None, 0)
     if not 0 <= part <= n:
         raise ValueError(f"share: found {part} of {n}")
-    z = 1.959963984540054
-    centre = (part + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(part * (n - part) / n + z * z / 4)
-    return Estimate(part / n, max(0.0, centre - half), min(1.0, centre + half), n)
+    interval = binomtest(part, n).proportion_ci(_LEVEL, method="wilson")
+    return Estimate(part / n, float(interval.low), float(interval.high), n)
 
 
 def distance(one: str, other: str) -> float:
