@@ -136,6 +136,9 @@ class DataSettings:
     """Seed of the split of imported cases."""
 
 
+StrategyName = Literal["auto", "ddp", "fsdp2", "deepspeed_2", "deepspeed_3"]
+
+
 @dataclass
 class TrainerSettings:
     """What Lightning's trainer runs on."""
@@ -146,12 +149,31 @@ class TrainerSettings:
     """Number of devices, or `auto`."""
     num_nodes: int = 1
     """Number of machines."""
-    strategy: str = "auto"
-    """Lightning's strategy: `auto` or `ddp`."""
+    strategy: StrategyName = "auto"
+    """How devices share the work: `auto` (`ddp` where there are several), `ddp`, `fsdp2`, `deepspeed_2`, `deepspeed_3`."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """`auto` is bf16-mixed where the device has bfloat16 arithmetic, else 32-true."""
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
+    activation_checkpointing: bool = False
+    """Compute the language model's activations again in the backward pass, instead of keeping them: less memory, more time."""
+    compile: bool = False
+    """Compile the language model's blocks with `torch.compile`, where the stage can use it."""
+    keep_checkpoints: int = 2
+    """Checkpoints that a stage keeps; a damaged newest one falls back to the one before."""
+    sharded_checkpoints: bool = False
+    """With `fsdp2`, every device writes its part of a checkpoint; false writes one file that any strategy loads."""
+    timeout: float = 1800.0
+    """Seconds without progress after which a stage is ended, with the place in the code where each process stands."""
+    nonfinite_limit: int = 3
+    """Steps in a row with a loss or gradient that is not finite, each skipped and its batch saved, until the stage ends."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_nodes", "keep_checkpoints", "nonfinite_limit"):
+            _require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
+        _require(self.timeout > 0, "trainer.timeout", self.timeout, "a positive number of seconds")
+        _require(not self.sharded_checkpoints or self.strategy == "fsdp2", "trainer.sharded_checkpoints",
+                 self.sharded_checkpoints, f"false with the strategy {self.strategy}: only fsdp2 shards")  # fmt: skip
 
 
 @dataclass
@@ -177,7 +199,9 @@ class SftSettings:
     batch_size: int = 16
     """Samples a forward pass and device."""
     accumulate: int = 1
-    """Forward passes an optimizer step (paper: global batch 128)."""
+    """Forward passes an optimizer step; with `global_batch` it follows from that."""
+    global_batch: int | None = None
+    """Samples an optimizer step over all devices (paper: 128); null: batch_size x devices x accumulate."""
     learning_rate: float = 1e-4
     """Peak learning rate (paper: 1e-4)."""
     warmup_share: float = 0.03

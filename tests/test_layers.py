@@ -17,15 +17,16 @@ FLOORS = (
     ("sft", "segmenter", "counterfactual", "grpo"),
     ("evaluation", "reasoning"),
     ("pipeline",),
-    ("cli", "cli_data", "cli_review"),
+    ("cluster",),
+    ("cli", "cli_data", "cli_review", "cli_cluster"),
     ("__main__",),
 )
-TOGETHER = {frozenset(("export", "model_card")), *(frozenset(pair) for pair in combinations(("cli", "cli_data", "cli_review"), 2)),
+TOGETHER = {frozenset(("export", "model_card")), *(frozenset(pair) for pair in combinations(("cli", "cli_data", "cli_review", "cli_cluster"), 2)),
             *(frozenset(pair) for pair in combinations(RECIPES, 2))}  # fmt: skip
 """Modules of one floor that belong to one another, as files of a package do."""
 OPEN_GROUND_FLOOR = ("cognition", "models", "training", *RECIPES)
 """On the ground floor a neighbour may be used (training and models read the recipe), but never in a circle."""
-LIGHT = ("__init__.py", *(f"{name}.py" for name in RECIPES), "cli.py", "cli_data.py", "cli_review.py", "__main__.py", "pipeline.py", "data/case.py",
+LIGHT = ("__init__.py", *(f"{name}.py" for name in RECIPES), "cli.py", "cli_data.py", "cli_review.py", "cli_cluster.py", "__main__.py", "pipeline.py", "data/case.py",
          "training/context.py", "training/progress.py", "training/interrupt.py", "training/atomic.py",
          "training/stage_file.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "lightning", "peft", "trl", "datasets", "cv2", "skimage", "sklearn",

@@ -22,8 +22,8 @@ from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.models.pixel_cache import cached
 from cogalign.recipe import PARTS, Recipe
 from cogalign.training.atomic import readable
-from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
 from cogalign.training.context import StageContext
+from cogalign.training.fitting import fit_callbacks
 from cogalign.training.last_metrics import last_metrics
 from cogalign.training.progress import say
 from cogalign.training.seeding import derive_seed, seed_everything
@@ -165,16 +165,11 @@ def _run(context: StageContext, pool: RewardPool, stack: ExitStack) -> dict[str,
     recipe, settings = context.recipe, context.recipe.grpo
     seed_everything(derive_seed(recipe.seed, "grpo"))
     loaded = prepare_model(context)
-    interrupt = Interrupt()
     trainer = build_trainer(
         recipe,
         folder=context.folder,
         max_steps=settings.steps,
-        callbacks=[
-            Progress("grpo", settings.steps),
-            ResumeCheckpoint(context.folder, settings.checkpoint_every, interrupt),
-            interrupt,
-        ],
+        callbacks=fit_callbacks(recipe, context.folder, "grpo", settings.steps, settings.checkpoint_every),
         loggers=build_loggers(recipe, context),
     )
     rollouts = open_rollouts(context, loaded, stack)

@@ -16,8 +16,8 @@ from cogalign.segmenter.metrics import summary
 from cogalign.segmenter.module import SegmenterModule
 from cogalign.segmenter.pictures import write_curves, write_worst
 from cogalign.training.atomic import write_json
-from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
 from cogalign.training.context import StageContext
+from cogalign.training.fitting import fit_callbacks
 from cogalign.training.progress import say
 from cogalign.training.seeding import derive_seed, seed_everything
 from cogalign.training.tracking import build_loggers, finish_tracking
@@ -61,16 +61,12 @@ def train(context: StageContext, case_set: CaseSet) -> tuple[SegmenterModule, Se
     data = prepare_data(recipe, case_set, world=world)
     per_epoch = data.batches // settings.epochs
     module = SegmenterModule(network, config, settings, data.batches, per_epoch, context.folder)
-    interrupt = Interrupt()
+    every = settings.checkpoint_every * per_epoch
     trainer = build_trainer(
         recipe,
         folder=context.folder,
         max_steps=data.batches,
-        callbacks=[
-            Progress("segmenter", data.batches),
-            ResumeCheckpoint(context.folder, settings.checkpoint_every * per_epoch, interrupt),
-            interrupt,
-        ],
+        callbacks=fit_callbacks(recipe, context.folder, "segmenter", data.batches, every),
         loggers=build_loggers(recipe, context),
         gradient_clip_val=settings.max_grad_norm,
         val_check_interval=module.interval,

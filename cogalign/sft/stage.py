@@ -14,8 +14,8 @@ from cogalign.models.pixel_cache import with_pixel_cache
 from cogalign.recipe import Recipe
 from cogalign.sft.module import SftModule
 from cogalign.training.atomic import readable
-from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint
 from cogalign.training.context import StageContext
+from cogalign.training.fitting import fit_callbacks
 from cogalign.training.last_metrics import last_metrics
 from cogalign.training.progress import say
 from cogalign.training.seeding import derive_seed, seed_everything
@@ -87,12 +87,7 @@ def run(context: StageContext) -> dict[str, Any]:
     loaded = prepare_model(recipe)
     data = prepare_data(recipe, read_case_set(context.case_set_dir), loaded)
     module = SftModule(loaded, settings, _sample_writer(recipe, data, loaded))
-    interrupt = Interrupt()
-    callbacks = [
-        Progress("sft", settings.steps),
-        ResumeCheckpoint(context.folder, settings.checkpoint_every, interrupt),
-        interrupt,
-    ]
+    callbacks = fit_callbacks(recipe, context.folder, "sft", settings.steps, settings.checkpoint_every)
     options: dict[str, Any] = {"val_check_interval": 1.0, "limit_val_batches": 0}
     if data.validation is not None:
         # Lightning counts batches here, not steps, and wants no interval beyond the last batch

@@ -11,7 +11,7 @@ A checkpoint holds the trainable weights only. A LightningModule does it so::
             keep_trainable(checkpoint, self)
 
 The step counters, the optimizer, the schedule, the random generators and the position of the data
-loader are saved by Lightning and by `callbacks.ResumeCheckpoint`. State of the module's own (a
+loader are saved by Lightning and by `resume.ResumeCheckpoint`. State of the module's own (a
 rollout buffer, counters) belongs into `on_save_checkpoint` and `on_load_checkpoint`, as tensors and
 plain values: checkpoints are read with `weights_only=True`.
 """

@@ -55,7 +55,7 @@ def restore(handlers: dict[int, Any]) -> None:
 def signals_interrupt() -> Iterator[None]:
     """Inside the block a signal raises `Interrupted` at once.
 
-    Training replaces this by a flag that is acted on at the end of a step (`callbacks.Interrupt`).
+    Training replaces this by a flag that is acted on at the end of a step (`interruption.Interrupt`).
     """
 
     def handler(number: int, _frame: FrameType | None) -> None:

@@ -25,6 +25,7 @@ NOISE = (
     ".*in eval mode at the start of training.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*`training_step` returned `None`.*",
+    ".*`srun` command is available on your system but is not used.*",
 )
 
 
@@ -61,7 +62,7 @@ def build_trainer(
         folder: the stage's folder.
         max_steps: optimizer steps in Lightning's count; -1 for one pass over the loader (manual optimization, where
             Lightning counts every optimizer's steps).
-        callbacks: e.g. `Progress`, `ResumeCheckpoint`, `Interrupt`.
+        callbacks: from `fitting.fit_callbacks`.
         loggers: from `tracking.build_loggers`.
         options: passed on to Lightning's `Trainer` (`accumulate_grad_batches`, `gradient_clip_val`, `val_check_interval`).
 

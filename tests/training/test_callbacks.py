@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cogalign.recipe import Recipe, TrainerSettings
-from cogalign.training.callbacks import Interrupt, Progress, ResumeCheckpoint, is_disk_full
+from cogalign.training.callbacks import Progress
 from cogalign.training.checkpoints import (
     FOLDER,
     LAST,
@@ -31,6 +31,8 @@ from cogalign.training.checkpoints import (
     trainable_state_dict,
 )
 from cogalign.training.interrupt import Interrupted
+from cogalign.training.interruption import Interrupt
+from cogalign.training.resume import ResumeCheckpoint, is_disk_full
 from cogalign.training.seeding import seed_everything
 from cogalign.training.trainer import build_trainer, fit_or_resume
 
