@@ -8,13 +8,14 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 RECIPE ?= recipes/quickstart.yaml
 OUT    ?= runs/quickstart
 PYTEST ?= -n 2
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm quickstart test test-vllm lint format clean
+.PHONY: help setup setup-vllm setup-slurm quickstart test test-slurm test-kill9 test-vllm lint format clean
 
 help: ## print this list
 	@echo "usage: make TARGET"
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(STAMP) ## build .venv with the command cogalign in it
 
@@ -35,8 +36,17 @@ lint: setup ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## style, types and all tests but those of the vLLM server
-	$(BIN)/python -m pytest -m "not vllm" $(PYTEST)
+test: lint ## style, types and all tests but those below
+	$(BIN)/python -m pytest -m "not vllm and not slurm and not kill9" $(PYTEST)
+
+setup-slurm: ## install SLURM from Debian's packages, for tests (3.4 MB; no service is started)
+	$(SUDO) tests/slurm/mini/install.sh
+
+test-slurm: setup setup-slurm ## tests on a real two-node SLURM that runs on this machine
+	$(BIN)/python -m pytest -m "slurm and not vllm" -n 0 tests
+
+test-kill9: setup ## runs killed at random moments go on and end with the same weights
+	$(BIN)/python -m pytest -m kill9 -n 0 tests
 
 setup-vllm: $(VLLM_STAMP) ## build .venv-vllm, the environment of the vLLM server (3.5 GB, 3 to 7 minutes)
 

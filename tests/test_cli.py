@@ -165,8 +165,56 @@ def test_a_command_runs_its_stage(recipe_file: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pipeline, "run_recipe", lambda recipe, stages, force: calls.append((recipe, stages, force)))
     assert main([command, str(recipe_file), "--force"]) == 0
     assert [(recipe.name, stages, force) for recipe, stages, force in calls] == [
-        ("tiny", None if command == "run" else [command], True)
+        ("tiny", {"run": None, "prepare": []}.get(command, [command]), True)
     ]
+
+
+def test_a_phase_of_the_counterfactuals_is_run_for_a_shard(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[str, str, tuple[int, int] | None]] = []
+    monkeypatch.setattr(
+        pipeline, "run_phase", lambda recipe, phase, shard: calls.append((recipe.name, phase, shard)), raising=False
+    )
+    assert main(["counterfactual", str(recipe_file), "--phase", "masks"]) == 0
+    assert main(["counterfactual", str(recipe_file), "--phase=make", "--shard", "2/4", "--seed", "3"]) == 0
+    assert calls == [("tiny", "masks", None), ("tiny", "make", (2, 4))]
+    for words, message in (
+        (["--phase", "grade"], "--phase: found 'grade', wanted masks or make"),
+        (["--phase", "make"], "belong together"),
+        (["--shard", "0/2"], "belong together"),
+        (["--phase", "make", "--shard", "2/2"], "--shard: found '2/2', wanted I/N"),
+    ):
+        assert main(["counterfactual", str(recipe_file), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert len(calls) == 2
+
+
+def test_submit_wants_a_cluster_profile(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", str(recipe_file)]) == 2
+    assert "wanted a cluster profile" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_scripts_and_writes_nothing(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = Path(__file__).parents[1] / "slurm" / "mini.yaml"
+    words = ["submit", str(recipe_file), "--cluster", str(profile), "--dry-run", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "# ---- sft ----" in shown and "#SBATCH" in shown and "srun" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_status_of_a_folder_without_a_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path / "nothing")]) == 1
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_cancel_without_jobs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    assert main(["cancel", str(tmp_path / "run")]) == 0
+    assert "no job of this run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

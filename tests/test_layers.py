@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cogalign"
 
+CLIS = ("cli", "cli_recipe", "cli_data", "cli_review", "cli_cluster")
 RECIPES = ("recipe", "recipe_counterfactual", "recipe_grpo", "recipe_segmenter", "recipe_checks", "recipe_file")
 FLOORS = (
     ("cognition", "models", "training", *RECIPES),
@@ -18,15 +19,15 @@ FLOORS = (
     ("evaluation", "reasoning"),
     ("pipeline",),
     ("cluster",),
-    ("cli", "cli_data", "cli_review", "cli_cluster"),
+    CLIS,
     ("__main__",),
 )
-TOGETHER = {frozenset(("export", "model_card")), *(frozenset(pair) for pair in combinations(("cli", "cli_data", "cli_review", "cli_cluster"), 2)),
+TOGETHER = {frozenset(("export", "model_card")), *(frozenset(pair) for pair in combinations(CLIS, 2)),
             *(frozenset(pair) for pair in combinations(RECIPES, 2))}  # fmt: skip
 """Modules of one floor that belong to one another, as files of a package do."""
 OPEN_GROUND_FLOOR = ("cognition", "models", "training", *RECIPES)
 """On the ground floor a neighbour may be used (training and models read the recipe), but never in a circle."""
-LIGHT = ("__init__.py", *(f"{name}.py" for name in RECIPES), "cli.py", "cli_data.py", "cli_review.py", "cli_cluster.py", "__main__.py", "pipeline.py", "data/case.py",
+LIGHT = ("__init__.py", *(f"{name}.py" for name in RECIPES), "cli.py", "cli_data.py", "cli_review.py", "cli_cluster.py", "cli_recipe.py", "__main__.py", "pipeline.py", "data/case.py",
          "training/context.py", "training/progress.py", "training/interrupt.py", "training/atomic.py",
          "training/stage_file.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "lightning", "peft", "trl", "datasets", "cv2", "skimage", "sklearn",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cogalign.training.progress import LINE_EVERY, is_terminal, plain_line, rich_bar, say
+from cogalign.training.progress_file import ProgressFile
 
 SHOWN = ("loss", "reward", "kl")
 
@@ -28,14 +30,17 @@ class Progress(Callback):
     Args:
         description: what is done, e.g. `sft`.
         total: optimizer steps of the whole stage.
+        folder: the stage's folder, for `progress.json`; None to write none.
 
     The values shown are those of `module.shown_metrics` (a mapping) if the module has it, else those
     that were logged with `self.log`: `loss`, `reward`, `kl`.
     """
 
-    def __init__(self, description: str, total: int) -> None:
+    def __init__(self, description: str, total: int, folder: Path | None = None) -> None:
         self.description = description
         self.total = total
+        self.folder = folder
+        self._file: ProgressFile | None = None
         self._bar: Any = None
         self._task: Any = None
         self._first = self._printed = 0
@@ -47,6 +52,8 @@ class Progress(Callback):
             return
         self._first = self._printed = optimizer_steps(trainer, pl_module)
         self._start = self._last_line = time.monotonic()
+        if self.folder is not None:
+            self._file = ProgressFile(self.folder, self.total, "steps", self._first)
         if is_terminal():
             self._bar = rich_bar()
             self._bar.start()
@@ -55,10 +62,12 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar, or print a line if ten seconds have passed."""
+        """Move the bar, or print a line if ten seconds have passed; write the file if two have."""
         if not trainer.is_global_zero:
             return
         step = optimizer_steps(trainer, pl_module)
+        if self._file is not None:
+            self._file.update(step)
         values = self._values(trainer, pl_module)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, extra=values)
@@ -70,11 +79,11 @@ class Progress(Callback):
         step = optimizer_steps(trainer, pl_module) if trainer.is_global_zero else 0
         if self._bar is None and step > self._printed:
             self._line(step, self._values(trainer, pl_module))
-        self._close()
+        self._close(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the bar, so that the message stands on its own line."""
-        self._close()
+        self._close(trainer, pl_module)
 
     def _line(self, step: int, values: str) -> None:
         seconds = time.monotonic() - self._start
@@ -86,7 +95,10 @@ class Progress(Callback):
         metrics: Mapping[str, Any] = getattr(module, "shown_metrics", None) or trainer.callback_metrics
         return "  ".join(f"{name} {float(metrics[name]):.3g}" for name in SHOWN if name in metrics)
 
-    def _close(self) -> None:
+    def _close(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._file is not None:
+            self._file.update(optimizer_steps(trainer, module), last=True)
+            self._file = None
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -23,4 +23,4 @@ def fit_callbacks(recipe: Recipe, folder: Path, stage: str, steps: int, checkpoi
         checkpoint_every: optimizer steps between two checkpoints.
     """
     interrupt = Interrupt()
-    return [Progress(stage, steps), ResumeCheckpoint(folder, checkpoint_every, interrupt), interrupt]
+    return [Progress(stage, steps, folder), ResumeCheckpoint(folder, checkpoint_every, interrupt), interrupt]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from cogalign.training.interrupt import check
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
+
+    from cogalign.training.progress_file import ProgressFile, Unit
 
 T = TypeVar("T")
 
@@ -89,35 +93,75 @@ def _rate_column() -> ProgressColumn:
     return RateColumn()
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T],
+    description: str,
+    total: int | None = None,
+    *,
+    folder: Path | None = None,
+    unit: Unit = "cases",
+    before: int = 0,
+) -> Iterator[T]:
     """Yield the items and show how far the loop is.
 
     Args:
         items: what is gone through.
         description: what is done with them; shown before the bar.
-        total: number of items; by default the length of `items` if it has one.
+        total: number of items, those of an earlier try included; by default the length of `items`, if it has one,
+            and `before`.
+        folder: also write `progress.json` there, for `cogalign status`.
+        unit: what an item is, for that file.
+        before: items that an earlier try had done.
 
     Raises:
         Interrupted: a signal came inside `signals_interrupt` and was not heeded so far.
     """
-    if total is None:
-        total = len(items) if isinstance(items, Sized) else None
-    if is_terminal():
-        with rich_bar() as bar:
-            task = bar.add_task(description, total=total, extra="")
+    if total is None and isinstance(items, Sized):
+        total = len(items) + before
+    file = _progress_file(folder, total, unit, before)
+    done = before
+    try:
+        with (_bar if is_terminal() else _lines)(description, total, before) as show:
             for item in items:
                 check()
                 yield item
-                bar.advance(task)
-        return
+                done += 1
+                show(done)
+                if file is not None:
+                    file.update(done)
+    finally:
+        if file is not None:
+            file.update(done, last=True)
+
+
+def _progress_file(folder: Path | None, total: int | None, unit: Unit, before: int) -> ProgressFile | None:
+    """The file, if it is wanted and this process is the one that writes it."""
+    if folder is None:
+        return None
+    from cogalign.training.progress_file import ProgressFile, is_writer
+
+    return ProgressFile(folder, total, unit, before) if is_writer() else None
+
+
+@contextmanager
+def _bar(description: str, total: int | None, before: int) -> Iterator[Callable[[int], None]]:
+    with rich_bar() as bar:
+        task = bar.add_task(description, total=total, completed=before, extra="")
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def _lines(description: str, total: int | None, before: int) -> Iterator[Callable[[int], None]]:
+    """A line every ten seconds, and a last one if all went well."""
     start = last = time.monotonic()
-    done = 0
-    for item in items:
-        check()
-        yield item
-        done += 1
-        now = time.monotonic()
+    last_done = before
+
+    def tell(done: int) -> None:
+        nonlocal last, last_done
+        last_done, now = done, time.monotonic()
         if now - last >= LINE_EVERY and done != total:
             last = now
-            say(plain_line(description, done, total, now - start))
-    say(plain_line(description, done, total, time.monotonic() - start))
+            say(plain_line(description, done, total, now - start, before=before))
+
+    yield tell
+    say(plain_line(description, last_done, total, time.monotonic() - start, before=before))

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 
 from cogalign.training import progress
 from cogalign.training.progress import format_seconds, plain_line, track
+from cogalign.training.progress_file import read_progress
 
 
 def test_all_items_come_in_order_and_a_last_line_says_how_many(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,3 +63,26 @@ def test_a_line_never_fails(done: int, total: int | None, seconds: float) -> Non
 )
 def test_durations_are_written_as_people_do(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_a_loop_that_goes_on_counts_what_was_done_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(track([7, 8], "asking", folder=tmp_path, unit="images", before=3)) == [7, 8]
+    assert capsys.readouterr().err.startswith("asking 5/5 (")
+    found = read_progress(tmp_path)
+    assert found is not None
+    assert (found.step, found.total, found.unit) == (5, 5, "images")
+
+
+def test_a_loop_that_is_broken_off_leaves_the_number_that_was_done(tmp_path: Path) -> None:
+    for item in track(range(10), "asking", folder=tmp_path):
+        if item == 4:
+            break
+    found = read_progress(tmp_path)
+    assert found is not None
+    assert (found.step, found.total) == (4, 10)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    list(track(range(3), "asking"))
+    assert list(tmp_path.iterdir()) == []
