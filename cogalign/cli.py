@@ -16,7 +16,7 @@ from cogalign.cli_data import EXIT_ERROR, Parser, UsageError, data
 from cogalign.cli_recipe import given
 from cogalign.cli_review import review
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+EXIT_USAGE = 2
 RECIPE_COMMANDS = {
     "prepare": "the run's case set: imports, phantoms, splits; the other commands do it too",
     "run": "all stages of a recipe, in order; finished ones are skipped",
@@ -50,19 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 for an error in the input or a failed check; 2 for a wrong command line; 130
-        when a signal stopped it.
+        when a signal stopped it (0 in a batch job, which then goes back into the queue).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("COGALIGN_DEBUG", "") not in ("", "0")
-    from cogalign.training.interrupt import Interrupted
+    from cogalign.training.interrupt import Interrupted, signals_interrupt
+    from cogalign.training.requeue import exit_code
 
     try:
-        return _dispatch([argument for argument in arguments if argument != "--debug"])
+        with signals_interrupt():
+            return _dispatch([argument for argument in arguments if argument != "--debug"])
     except (Interrupted, KeyboardInterrupt) as stopped:
         reason = f" ({stopped})" if str(stopped) else ""
         again = "; the next `cogalign run` goes on" if arguments[:1] and arguments[0] in RECIPE_COMMANDS else ""
         print(f"cogalign: stopped{reason}{again}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return exit_code(stopped)
     except BrokenPipeError:
         return EXIT_ERROR
     except (ValueError, OSError) as error:
@@ -140,9 +142,10 @@ def _phase(values: Mapping[str, str]) -> tuple[Literal["masks", "make"] | None, 
     Raises:
         UsageError: no such phase, no such shard, or one without the other.
     """
-    phase, shard = values.get("--phase"), values.get("--shard")
-    if phase not in (None, "masks", "make"):
-        raise UsageError(f"--phase: found {phase!r}, wanted masks or make")
+    found, shard = values.get("--phase"), values.get("--shard")
+    if found not in (None, "masks", "make"):
+        raise UsageError(f"--phase: found {found!r}, wanted masks or make")
+    phase: Literal["masks", "make"] | None = None if found is None else ("masks" if found == "masks" else "make")
     if (phase == "make") != (shard is not None):
         raise UsageError(f"--phase make and --shard I/N belong together, found --phase {phase} and --shard {shard}")
     if shard is None:

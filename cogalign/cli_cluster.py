@@ -18,9 +18,10 @@ def submit(arguments: list[str]) -> int:
     if "--cluster" not in found.values:
         raise UsageError("--cluster: found nothing, wanted a cluster profile, e.g. --cluster slurm/gpu.yaml")
     recipe = found.read()
+    stages = [stage for stage in found.values.get("--stages", "").strip("[]").replace(" ", "").split(",") if stage]
     from cogalign.cluster.submit import submit as submit_jobs
 
-    done = submit_jobs(recipe, Path(found.values["--cluster"]), None, "--dry-run" in found.flags)
+    done = submit_jobs(recipe, Path(found.values["--cluster"]), stages or None, "--dry-run" in found.flags)
     if "--dry-run" in found.flags:
         for job, script in done.scripts.items():
             print(f"# ---- {job} ----\n{script}")
@@ -37,8 +38,9 @@ def status(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run, e.g. runs/paper-2b")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     found = parser.parse_args(arguments)
-    from cogalign.cluster.status import as_json, show
+    from cogalign.cluster.status import as_json
     from cogalign.cluster.status import status as status_of
+    from cogalign.cluster.status_text import show
 
     state = status_of(found.run)
     print(as_json(state) if found.json else show(state))

@@ -46,6 +46,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     ),
     "submit": (
         Option("--cluster", "the cluster profile, e.g. slurm/gpu.yaml", "FILE"),
+        Option("--stages", "only these of the recipe's stages, e.g. sft,grpo", "A,B"),
         Option("--dry-run", "print the scripts and submit nothing"),
     ),
 }
@@ -118,6 +119,8 @@ def recipe_parser(command: str, text: str) -> Any:
         exit_on_error=False,
     )
     for option in options:
+        if option.name == "--stages":
+            continue  # a key of the recipe too, which has its own help
         if option.metavar is None:
             parser.add_argument(option.name, action="store_true", help=option.help)
         else:

@@ -1,13 +1,12 @@
 """The stages of a run, in order: skip what is finished, go on with what is not, run again what has changed.
 
-What a stage depends on is in its digest: its own settings, the model, the seed, and the digests of
-the stages whose results it reads. `stage.json` keeps it, so a changed setting is noticed, and with
-it everything that comes after.
+What a stage depends on is in its digest (`pipeline_digest`). `stage.json` keeps it, so a changed setting is noticed, and
+with it everything that comes after. `pipeline_locks` says who may write where, `pipeline_ranks` what processes beside
+the main one do, `pipeline_phases` how the counterfactuals of a run are made by several jobs.
 """
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import os
 import shutil
@@ -15,22 +14,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cogalign import __version__
+from cogalign.pipeline_digest import AFTERWARDS, DATA, SEGMENTER, inputs_of, is_finished, seeds_of, stage_digest
+from cogalign.pipeline_locks import RunLocks, summary_lock
+from cogalign.pipeline_ranks import Follower, Leader, is_main_process, take_part
 from cogalign.recipe import STAGES, Recipe
 from cogalign.recipe_file import recipe_yaml
 from cogalign.training.atomic import write_json, write_text
-from cogalign.training.context import STAGE_OF_ROLE, StageContext
-from cogalign.training.interrupt import Interrupted, check, signals_interrupt
+from cogalign.training.context import StageContext
+from cogalign.training.interrupt import as_interruption, check, signals_interrupt
 from cogalign.training.progress import format_seconds, say
-from cogalign.training.stage_file import StageFile, digest_of, now, read_stage_file, versions
+from cogalign.training.stage_file import StageFile, Status, now, read_stage_file, versions
 
-DATA = "data"
-SEGMENTER = "segmenter"
 MODULES = {
     "segmenter": "cogalign.segmenter.stage",
     "sft": "cogalign.sft.stage",
@@ -41,26 +40,42 @@ MODULES = {
     "export": "cogalign.export",
 }
 """Module of each stage; it is imported when the stage runs."""
-
-WITHOUT_EFFECT = ("checkpoint_every", "workers", "quality.batch_size", "cache_gb",
-                  *(f"masks.grounding.{name}" for name in ("api_key_env", "concurrency", "timeout", "retries")))  # fmt: skip
-"""Settings that do not change a result, and so are in no digest."""
-AFTERWARDS = {
-    "segmenter": ("worst", "bootstrap"),
-    "counterfactual": ("gallery", "quality"),
-}
-"""Settings that come in after a stage's long work: with another value it runs again where that work lies."""
-OF_MODEL = ("sft", "grpo", "evaluate", "audit", "export")
-"""Stages that depend on the model and on the run's seed."""
-
 TOGETHER = ("segmenter", "sft", "counterfactual", "grpo")
 """Stages in which all processes of a run take part; the main process alone does the others."""
-FOLLOW_EVERY = 0.5
-"""Seconds between two looks of a process that waits for the main one."""
-PARENT = os.getppid()
-"""The process that started this one; an orphan gets another."""
 
 StageFunction = Callable[[StageContext], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command that writes into a run folder.
+
+    Attributes:
+        recipe: the resolved recipe.
+        locks: what it holds there.
+        leader: tells processes beside this one what is done; None in such a process.
+        follower: hears it; None in the main process.
+    """
+
+    recipe: Recipe
+    locks: RunLocks
+    leader: Leader | None
+    follower: Follower | None
+
+    def context(self, stage: str) -> StageContext:
+        """What a stage is told."""
+        return StageContext(self.recipe, self.recipe.run_dir, stage)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a piece of work leaves its stage."""
+
+    status: Status = "finished"
+    message: str | None = None
+
+
+FINISHED = End()
 
 
 def run_recipe(recipe: Recipe, stages: Sequence[str] | None = None, force: bool = False) -> dict[str, Any]:
@@ -68,7 +83,7 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] | None = None, force: bool 
 
     Args:
         recipe: the resolved recipe; everything is written into `recipe.run_dir`.
-        stages: stages to run instead of the recipe's.
+        stages: stages to run instead of the recipe's; other commands may run other stages there at the same time.
         force: run them again although they are finished (the data too if `stages` is not given).
 
     Returns:
@@ -78,20 +93,15 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] | None = None, force: bool 
         ValueError, OSError: what is wrong with the input, in one message; finished stages are kept.
         Interrupted: a signal stopped the run; the next call goes on.
     """
-    run_dir = recipe.run_dir
     wanted = list(recipe.stages if stages is None else stages)
-    with _only_one(run_dir), signals_interrupt():
-        if is_main_process():
-            write_text(run_dir / "recipe.yaml", recipe_yaml(recipe))
-        _data(recipe, force and stages is None)
-        if "counterfactual" in wanted and SEGMENTER not in wanted and SEGMENTER in inputs_of(recipe, "counterfactual"):
-            # Like the data, the segmenter is a means: nobody has to ask for it.
-            wanted.insert(wanted.index("counterfactual"), SEGMENTER)
+    with command_in(recipe, alone=stages is None) as command:
+        make_data(command, force and stages is None)
+        if "counterfactual" in wanted and SEGMENTER not in wanted:
+            make_segmenter(command)
         for stage in wanted:
-            again = force and (stages is None or stage in stages)
-            _run_stage(StageContext(recipe, run_dir, stage), _function_of(stage), again)
+            run_stage(command, stage, _function_of(stage), force and (stages is None or stage in stages))
         if stages is None and is_main_process():
-            shutil.rmtree(run_dir / "cache", ignore_errors=True)  # of pixels: the stages are done with it
+            shutil.rmtree(recipe.run_dir / "cache", ignore_errors=True)  # of pixels: the stages are done with it
     return summarize(recipe)
 
 
@@ -112,129 +122,70 @@ def run_fills(recipe: Recipe, names: str | None, limit: int) -> str:
     """
     from cogalign.counterfactual.fills.registry import fills_named
 
-    run_dir, chosen = recipe.run_dir, fills_named(names, recipe.counterfactual.diffusion_model)
-    with _only_one(run_dir), signals_interrupt():
-        _data(recipe, False)
+    chosen, out = fills_named(names, recipe.counterfactual.diffusion_model), recipe.run_dir / "fills"
+    with command_in(recipe, save_recipe=False) as command:
+        command.locks.write("fills")
+        make_data(command, False)
         from cogalign.counterfactual.locate import segmenter_folder
         from cogalign.counterfactual.quality.compare import compare_fills
 
-        context, out = StageContext(recipe, run_dir, "counterfactual"), run_dir / "fills"
+        context = command.context("counterfactual")
         compare_fills(context, chosen, limit, out, segmenter_folder(context))
     return f"{(out / 'fills.md').read_text(encoding='utf-8')}\n{out} holds the table, the plot and pictures"
 
 
-def is_main_process() -> bool:
-    """Whether this process writes files: not one that Lightning or SLURM started beside the first."""
-    return int(os.environ.get("SLURM_PROCID", 0)) == 0 and int(os.environ.get("LOCAL_RANK", 0)) == 0
-
-
-def inputs_of(recipe: Recipe, stage: str) -> list[str]:
-    """Stages whose results a stage reads; `?` at the end marks one that it can do without."""
-    if stage in (DATA,):
-        return []
-    if stage == "counterfactual":
-        settings = recipe.counterfactual
-        return [DATA, *([SEGMENTER] if settings.masks.segmenter == "run" and settings.pairs is None else [])]
-    if stage in ("sft", SEGMENTER):
-        return [DATA]
-    if stage == "grpo":
-        mix = recipe.grpo.mix
-        return [DATA, "sft", *(["counterfactual"] if mix.removal or mix.control or mix.transplant else [])]
-    if stage == "export":
-        return [STAGE_OF_ROLE[recipe.export.model]] if recipe.export.model != "base" else []
-    roles = recipe.evaluate.models if stage == "evaluate" else recipe.audit.models
-    models = [f"{STAGE_OF_ROLE[role]}?" for role in roles if role != "base"]
-    return [DATA, *(["counterfactual"] if stage == "audit" else []), *models]
-
-
-def stage_digest(recipe: Recipe, stage: str, work_only: bool = False) -> str:
-    """Digest of all that a stage's results depend on; input stages are taken as they lie in the run folder.
+@contextmanager
+def command_in(recipe: Recipe, alone: bool = False, save_recipe: bool = True) -> Iterator[Command]:
+    """Everything that a command needs to write into a run folder, for as long as the block runs.
 
     Args:
         recipe: the resolved recipe.
-        stage: name of the stage.
-        work_only: leave out the settings that come in after the stage's long work.
+        alone: whether no other command may write there meanwhile.
+        save_recipe: write `recipe.yaml`.
 
     Raises:
-        FileNotFoundError: an input stage has not finished; the message names the command that runs it.
+        ValueError: another command stands in the way.
+        Interrupted: a signal came.
     """
-    run_dir = recipe.run_dir
-    inputs: dict[str, str] = {}
-    for name in inputs_of(recipe, stage):
-        needed, name = not name.endswith("?"), name.rstrip("?")
-        found = read_stage_file(run_dir / name)
-        if found is not None and found.status == "finished":
-            inputs[name] = found.digest
-        elif needed:
-            raise FileNotFoundError(
-                f"{stage} needs the results of {name}, which is not finished in {run_dir}; "
-                f"run `cogalign {name} RECIPE` first, or `cogalign run RECIPE`"
-            )
-    settings = asdict(getattr(recipe, stage))
-    for name in (*WITHOUT_EFFECT, *(AFTERWARDS.get(stage, ()) if work_only else ())):
-        _drop(settings, name)
-    whole: dict[str, Any] = {"stage": stage, "settings": settings}
-    if stage == SEGMENTER:
-        whole |= {"seed": recipe.seed}
-    if stage == "counterfactual":
-        whole |= _of_pairs(recipe)
-    if stage in OF_MODEL:
-        whole |= {"model": asdict(recipe.model), "seed": recipe.seed, "question": recipe.data.question}
-    if stage == DATA and recipe.data.case_set is not None:
-        from cogalign.data.prepare import case_set_digest
-
-        whole["case_set"] = case_set_digest(recipe.data.case_set)
-    if stage == DATA and recipe.data.imports:
-        from cogalign.data.cards.digest import cards_digest
-
-        whole["cards"] = cards_digest(recipe.data.imports)
-    return digest_of(whole, inputs)
+    with signals_interrupt():
+        if not is_main_process():
+            yield Command(recipe, RunLocks(recipe.run_dir, alone, active=False), None, Follower(recipe))
+            return
+        with Leader(recipe) as leader, RunLocks(recipe.run_dir, alone) as locks:
+            if save_recipe:
+                write_text(recipe.run_dir / "recipe.yaml", recipe_yaml(recipe))
+            yield Command(recipe, locks, leader, None)
 
 
-def _drop(settings: dict[str, Any], key: str) -> None:
-    """Remove a dotted key, if it is there."""
-    *sections, name = key.split(".")
-    for section in sections:
-        settings = settings.get(section, {})
-    settings.pop(name, None)
-
-
-def _of_pairs(recipe: Recipe) -> dict[str, Any]:
-    """What the pairs depend on beside the case set: a segmenter in a folder, the recipe's own model, pairs made before."""
-    masks = recipe.counterfactual.masks
-    found: dict[str, Any] = {}
-    if recipe.counterfactual.pairs is not None:
-        from cogalign.data.prepare import case_set_digest
-
-        return {"pairs": case_set_digest(recipe.counterfactual.pairs)}
-    if masks.segmenter not in (None, "run"):
-        folder = Path(str(masks.segmenter)).expanduser()
-        files = [folder / name for name in ("config.json", "model.safetensors")]
-        found["segmenter"] = [sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
-    if "grounding" in masks.evidence and masks.grounding.url is None:
-        found |= {"model": asdict(recipe.model)}
-    return found
-
-
-def summarize(recipe: Recipe) -> dict[str, Any]:
-    """Write `summary.json` from the stages' `stage.json`, and give its content back."""
-    stages: dict[str, Any] = {}
-    for stage in (DATA, *STAGES):
-        found = read_stage_file(recipe.run_dir / stage)
-        if found is not None:
-            stages[stage] = {"status": found.status, "seconds": found.seconds, "metrics": found.metrics}
-    summary = {"recipe": recipe.name, "version": __version__, "stages": stages}
-    if is_main_process():
-        write_json(recipe.run_dir / "summary.json", summary)
-    return summary
-
-
-def _data(recipe: Recipe, force: bool) -> None:
-    """Run the pseudo-stage `data`, unless it is finished."""
+def make_data(command: Command, force: bool = False) -> None:
+    """Make the pseudo-stage `data`, unless it is finished; another command that makes it is waited for."""
     from cogalign.data.prepare import follow_references
 
-    follow_references(recipe.data)
-    _run_stage(StageContext(recipe, recipe.run_dir, DATA), _prepare_data, force)
+    follow_references(command.recipe.data)
+    _make_means(command, DATA, _prepare_data, force)
+
+
+def make_segmenter(command: Command) -> None:
+    """Train the segmenter if the counterfactuals need the run's own: like the data it is a means, nobody has to ask."""
+    if SEGMENTER in inputs_of(command.recipe, "counterfactual"):
+        _make_means(command, SEGMENTER, _function_of(SEGMENTER), False)
+
+
+def _make_means(command: Command, stage: str, function: StageFunction, force: bool) -> None:
+    """Run a stage on which others depend unless it is finished, and keep others from making it anew from then on."""
+    if command.leader is None:
+        run_stage(command, stage, function, force)
+        return
+    done = False
+    while True:
+        command.locks.read(stage, wait=True)
+        if not force and is_finished(command.recipe, stage):
+            if not done:
+                _skip(command, stage)
+            return
+        command.locks.write(stage, wait=True)
+        run_stage(command, stage, function, force)
+        done, force = True, False
 
 
 def _prepare_data(context: StageContext) -> dict[str, Any]:
@@ -256,92 +207,97 @@ def _function_of(stage: str) -> StageFunction:
     return function
 
 
-def _run_stage(context: StageContext, function: StageFunction, force: bool) -> None:
-    """Skip, go on with, or run one stage, and keep its `stage.json` and the summary true."""
-    check()
-    if not is_main_process():
-        _follow(context, function, force)
-        return
-    stage, folder, recipe = context.stage, context.folder, context.recipe
-    digest = stage_digest(recipe, stage)
-    before = read_stage_file(folder)
-    same = before is not None and before.digest == digest
-    if before is not None and before.status == "finished" and same and not force:
-        say(f"{stage}: finished before, skipped")
-        summarize(recipe)
-        return
-    work = stage_digest(recipe, stage, work_only=True)
-    again = stage in AFTERWARDS and before is not None and before.work == work and not same
-    resumed = before is not None and ((same and before.status != "finished") or again) and not force
-    if resumed and before is not None:
-        say(f"{stage}: " + ("with other settings, but its work is there" if again else f"not finished ({before.status})")
-            + ", going on")  # fmt: skip
-    else:
-        _move_aside(stage, folder, before, same)
-        say(f"{stage}: starting")
-    record = StageFile(
-        stage=stage, digest=digest, work=work, started=now(), versions=versions(), seeds=_seeds(recipe, stage),
-        seconds=before.seconds if resumed and before else 0.0, resumed=before.resumed + 1 if resumed and before else 0,
-    )  # fmt: skip
-    if resumed and before is not None:
-        record.started = before.started
-    _write(record, context)
-    _execute(context, function, record)
+def run_stage(command: Command, stage: str, function: StageFunction, force: bool = False, end: End = FINISHED) -> None:
+    """Skip, go on with, or run one stage, and keep its `stage.json` and the summary true.
 
-
-def _follow(context: StageContext, function: StageFunction, force: bool) -> None:
-    """What a process beside the main one does: take part in the stages that share their work, wait for the others.
-
-    The main process decides by what it writes into `stage.json` whether a stage is skipped or runs.
+    Args:
+        command: the command.
+        stage: name of the stage.
+        function: does the work.
+        force: run it although it is finished.
+        end: how the work leaves the stage when it succeeds.
 
     Raises:
-        RuntimeError: the main process is gone.
+        ValueError: another command writes there.
+        FileNotFoundError: an input stage has not finished.
     """
-    old = read_stage_file(context.folder) if force else None
-    took_part = False
-    while True:
-        check()
-        record = read_stage_file(context.folder)
-        if record is not None and record.digest == _digest_if_ready(context):
-            fresh = old is None or record.started != old.started
-            if record.status == "finished" and fresh:
-                return
-            if record.status == "running" and context.stage in TOGETHER and not took_part:
-                function(context)
-                took_part = True
-                continue
-        if os.getppid() != PARENT:  # in a container the main process may itself be process 1
-            raise RuntimeError(f"{context.stage}: the main process has ended, so this one ends too")
-        time.sleep(FOLLOW_EVERY)
+    check()
+    context = command.context(stage)
+    if command.follower is not None:
+        take_part(command.follower, stage, (lambda: function(context)) if stage in TOGETHER else None)
+        return
+    assert command.leader is not None
+    inputs = [name.rstrip("?") for name in inputs_of(command.recipe, stage)]
+    command.locks.write(stage)
+    for name in inputs:
+        command.locks.read(name)
+    if not force and is_finished(command.recipe, stage):
+        _skip(command, stage)
+    else:
+        record = _begin(context, force)
+        command.leader.runs(stage, record.digest, record)
+        _execute(context, function, record, end)
+    for name in (stage, *(name for name in inputs if name not in (DATA, SEGMENTER))):
+        command.locks.release(name)
 
 
-def _digest_if_ready(context: StageContext) -> str | None:
-    """The stage's digest, or None while its inputs are not finished."""
-    try:
-        return stage_digest(context.recipe, context.stage)
-    except FileNotFoundError:
-        return None
+def _skip(command: Command, stage: str) -> None:
+    """Say that a stage is done before."""
+    say(f"{stage}: finished before, skipped")
+    summarize(command.recipe)
+    if command.leader is not None:
+        command.leader.skips(stage)
 
 
-def _execute(context: StageContext, function: StageFunction, record: StageFile) -> None:
+def _begin(context: StageContext, force: bool) -> StageFile:
+    """Make room for a stage or go on with it; its `stage.json` says `running` then."""
+    stage, recipe = context.stage, context.recipe
+    digest, work = stage_digest(recipe, stage), stage_digest(recipe, stage, work_only=True)
+    before = read_stage_file(context.folder)
+    same = before is not None and before.digest == digest
+    again = stage in AFTERWARDS and before is not None and before.work == work and not same
+    record = StageFile(
+        stage=stage, digest=digest, work=work, started=now(), versions=versions(), seeds=seeds_of(recipe, stage)
+    )
+    if before is not None and not force and ((same and before.status != "finished") or again):
+        say(f"{stage}: {_why_on(before, again)}, going on")
+        # A stage that another command has prepared was not stopped.
+        record.resumed = before.resumed + (before.status != "partial")
+        record.started, record.seconds = before.started, before.seconds
+    else:
+        _move_aside(stage, context.folder, before, same)
+        say(f"{stage}: starting")
+    _write(record, context)
+    return record
+
+
+def _why_on(before: StageFile, again: bool) -> str:
+    """Why there is something to go on from."""
+    if again:
+        return "with other settings, but its work is there"
+    return before.message or "a part is done" if before.status == "partial" else f"not finished ({before.status})"
+
+
+def _execute(context: StageContext, function: StageFunction, record: StageFile, end: End) -> None:
     """Call the stage and write how it ended."""
     start, earlier = time.monotonic(), record.seconds
     try:
         record.metrics = function(context) or {}
-        record.status = "finished"
-    except (Interrupted, KeyboardInterrupt):
-        record.status = "interrupted"
-        raise
+        record.status, record.message = end.status, end.message
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or as_interruption(error) is not None:
+            record.status = "interrupted"
+            raise
         record.status = "failed"
         record.message = (str(error).strip() or type(error).__name__)[:2000]
         raise
     finally:
         record.seconds = round(earlier + time.monotonic() - start, 3)
         record.finished = now()
-        _finish_tracking(failed=record.status != "finished")
+        _finish_tracking(failed=record.status not in ("finished", "partial"))
         _write(record, context)
-    say(f"{context.stage}: finished in {format_seconds(record.seconds)}")
+    done = "finished" if end.message is None else end.message
+    say(f"{context.stage}: {done} in {format_seconds(record.seconds)}")
 
 
 def _finish_tracking(failed: bool) -> None:
@@ -358,7 +314,7 @@ def _write(record: StageFile, context: StageContext) -> None:
         record.write(context.folder)
         summarize(context.recipe)
     except OSError as error:
-        if record.status in ("finished", "running"):
+        if record.status in ("finished", "running", "partial"):
             raise
         say(f"warning: {context.folder / 'stage.json'} could not be written ({error})")
 
@@ -378,32 +334,28 @@ def _move_aside(stage: str, folder: Path, before: StageFile | None, same: bool) 
     os.replace(folder, aside)
 
 
-def _seeds(recipe: Recipe, stage: str) -> dict[str, int]:
-    """The seeds that a stage uses."""
-    if stage == DATA:
-        phantom = recipe.data.phantom
-        return {"phantom": phantom.seed} if phantom is not None else {"split": recipe.data.seed}
-    if stage == "counterfactual":
-        return {"counterfactual": recipe.counterfactual.seed}
-    return {"run": recipe.seed}
-
-
-@contextmanager
-def _only_one(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder, so that two runs do not write into it at once.
-
-    Raises:
-        ValueError: another process holds it.
-    """
+def summarize(recipe: Recipe) -> dict[str, Any]:
+    """Write `summary.json` from the stages' `stage.json`, and give its content back."""
     if not is_main_process():
-        yield
-        return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{run_dir}: another cogalign run is writing here; wait, or give another --out") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
+        return _summary(recipe)
+    # Whoever writes last must have read what others wrote before: their stage.json come first, then this.
+    with summary_lock(recipe.run_dir):
+        summary = _summary(recipe)
+        write_json(recipe.run_dir / "summary.json", summary)
+    return summary
+
+
+def _summary(recipe: Recipe) -> dict[str, Any]:
+    stages: dict[str, Any] = {}
+    for stage in (DATA, *STAGES):
+        found = read_stage_file(recipe.run_dir / stage)
+        if found is not None:
+            stages[stage] = {"status": found.status, "seconds": found.seconds, "metrics": found.metrics}
+    return {"recipe": recipe.name, "version": __version__, "stages": stages}
+
+
+def run_phase(recipe: Recipe, phase: str, shard: tuple[int, int] | None = None) -> dict[str, Any]:
+    """A phase of the counterfactuals; see `pipeline_phases.run_phase`."""
+    from cogalign.pipeline_phases import run_phase as run
+
+    return run(recipe, phase, shard)

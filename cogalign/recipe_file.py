@@ -38,8 +38,13 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, kind: str = "recipe", keys: str = "`name:` and `sft:`") -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
+
+    Args:
+        path: the file.
+        kind: what it should be, for messages.
+        keys: two of its keys, for messages.
 
     Raises:
         FileNotFoundError: there is no such file; the message names the nearest one.
@@ -49,11 +54,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         names = [str(found) for found in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        raise FileNotFoundError(f"{path}: no such recipe{_hint(str(path), names)}") from None
+        raise FileNotFoundError(f"{path}: no such {kind}{_hint(str(path), names)}") from None
     except IsADirectoryError:
-        raise ValueError(f"{path}: a folder, wanted a recipe (a YAML file)") from None
+        raise ValueError(f"{path}: a folder, wanted a {kind} (a YAML file)") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file, wanted a recipe (YAML)") from None
+        raise ValueError(f"{path}: not a text file, wanted a {kind} (YAML)") from None
     try:
         content = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
@@ -63,7 +68,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: found {_kind(content)}, wanted keys such as `name:` and `sft:`")
+        raise ValueError(f"{path}: found {_kind(content)}, wanted keys such as {keys}")
     return content
 
 
@@ -87,7 +92,16 @@ def build_recipe(content: Mapping[str, Any], source: str) -> Recipe:
     Raises:
         ValueError: as in `read_recipe`.
     """
-    return _build(Recipe, content, "", source)
+    return build_settings(Recipe, content, source)
+
+
+def build_settings(cls: type[T], content: Mapping[str, Any], source: str) -> T:
+    """A dataclass of typed settings from plain ones; `build_recipe` for other files in YAML.
+
+    Raises:
+        ValueError: as in `read_recipe`.
+    """
+    return _build(cls, content, "", source)
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -134,8 +148,9 @@ def _build(cls: type[T], content: Any, prefix: str, source: str) -> T:
     hints = get_type_hints(cls)
     for key in content:
         if key not in hints:
+            elsewhere = recipe_keys() if cls.__module__.startswith("cogalign.recipe") else ()
             near = nearest_key(f"{prefix}{key}", [prefix + name for name in hints]) or nearest_key(
-                f"{prefix}{key}", recipe_keys()
+                f"{prefix}{key}", elsewhere
             )
             raise ValueError(
                 f"{source}: unknown key `{prefix}{key}`" + (f"; did you mean `{near}`?" if near else
@@ -166,6 +181,8 @@ def _value(hint: Any, value: Any, key: str, source: str) -> Any:
             return value
     elif origin is list and isinstance(value, list | tuple):
         return [_value(arguments[0], item, f"{key}[{index}]", source) for index, item in enumerate(value)]
+    elif origin is dict and isinstance(value, Mapping):
+        return {str(name): _value(arguments[1], item, f"{key}.{name}", source) for name, item in value.items()}
     elif _fits(hint, value):
         return float(value) if hint is float else value
     near = _hint(str(value), [str(choice) for choice in arguments]) if origin is Literal else ""

@@ -12,24 +12,26 @@ PACKAGE = ROOT / "cogalign"
 
 CLIS = ("cli", "cli_recipe", "cli_data", "cli_review", "cli_cluster")
 RECIPES = ("recipe", "recipe_counterfactual", "recipe_grpo", "recipe_segmenter", "recipe_checks", "recipe_file")
+PIPELINE = ("pipeline", "pipeline_digest", "pipeline_locks", "pipeline_phases", "pipeline_ranks")
 FLOORS = (
     ("cognition", "models", "training", *RECIPES),
     ("data", "generation", "export", "model_card"),
     ("sft", "segmenter", "counterfactual", "grpo"),
     ("evaluation", "reasoning"),
-    ("pipeline",),
+    PIPELINE,
     ("cluster",),
     CLIS,
     ("__main__",),
 )
 TOGETHER = {frozenset(("export", "model_card")), *(frozenset(pair) for pair in combinations(CLIS, 2)),
-            *(frozenset(pair) for pair in combinations(RECIPES, 2))}  # fmt: skip
+            *(frozenset(pair) for pair in combinations(RECIPES, 2)), *(frozenset(pair) for pair in combinations(PIPELINE, 2))}  # fmt: skip
 """Modules of one floor that belong to one another, as files of a package do."""
 OPEN_GROUND_FLOOR = ("cognition", "models", "training", *RECIPES)
 """On the ground floor a neighbour may be used (training and models read the recipe), but never in a circle."""
-LIGHT = ("__init__.py", *(f"{name}.py" for name in RECIPES), "cli.py", "cli_data.py", "cli_review.py", "cli_cluster.py", "cli_recipe.py", "__main__.py", "pipeline.py", "data/case.py",
-         "training/context.py", "training/progress.py", "training/interrupt.py", "training/atomic.py",
-         "training/stage_file.py")  # fmt: skip
+LIGHT = ("__init__.py", *(f"{name}.py" for name in (*RECIPES, *CLIS, *PIPELINE)), "__main__.py", "data/case.py",
+         *(f"training/{name}.py" for name in ("context", "progress", "progress_file", "interrupt", "requeue", "atomic",
+                                              "stage_file", "file_lock")),
+         *(f"cluster/{path.stem}.py" for path in (PACKAGE / "cluster").glob("*.py") if path.stem != "rollout_server"))  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "lightning", "peft", "trl", "datasets", "cv2", "skimage", "sklearn",
          "scipy", "pandas", "pyarrow", "matplotlib", "numpy", "PIL", "wandb", "rich", "jsonargparse", "yaml",
          "torchmetrics"}  # fmt: skip

@@ -25,7 +25,7 @@ from cogalign.recipe import (
 )
 from cogalign.training.context import StageContext
 from cogalign.training.interrupt import Interrupted
-from cogalign.training.stage_file import StageFile, read_stage_file
+from cogalign.training.stage_file import read_stage_file
 
 ALL = ["data", "sft", "counterfactual", "grpo", "evaluate", "audit", "export"]
 
@@ -265,44 +265,6 @@ def test_two_runs_do_not_write_into_one_folder(recipe: Recipe, stages: Stages) -
         with pytest.raises(ValueError, match="another cogalign run is writing here"):
             run_recipe(recipe)
     assert stages.calls == []
-
-
-def test_a_process_beside_the_first_takes_part_in_training_and_waits_for_the_rest(
-    recipe: Recipe, stages: Stages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    main_has_run: list[str] = []
-
-    def main_process_goes_on(seconds: float) -> None:
-        """What the main process writes while the other one sleeps: a stage is running, then finished."""
-        stage = next(name for name in ALL if name not in main_has_run)
-        context = StageContext(recipe, recipe.run_dir, stage)
-        found = read_stage_file(context.folder)
-        record = StageFile(stage, pipeline.stage_digest(recipe, stage))
-        if stage in pipeline.TOGETHER and found is None:
-            record.write(context.folder)
-            return
-        record.status = "finished"
-        record.write(context.folder)
-        main_has_run.append(stage)
-
-    monkeypatch.setattr(pipeline, "is_main_process", lambda: False)
-    monkeypatch.setattr(pipeline.time, "sleep", main_process_goes_on)
-
-    run_recipe(recipe)
-
-    assert main_has_run == ALL
-    assert stages.calls == ["sft", "counterfactual", "grpo"]
-
-
-def test_a_process_beside_the_first_ends_when_that_is_gone(
-    recipe: Recipe, stages: Stages, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "is_main_process", lambda: False)
-    monkeypatch.setattr(pipeline.os, "getppid", lambda: pipeline.PARENT + 1)
-
-    with pytest.raises(RuntimeError, match="main process has ended"):
-        run_recipe(recipe)
-    assert not (recipe.run_dir / "summary.json").exists()
 
 
 def test_the_real_data_stage_makes_phantoms_and_counts_them(tmp_path: Path) -> None:

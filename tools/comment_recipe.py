@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+import cogalign.cluster.profile
 import cogalign.recipe
 import cogalign.recipe_counterfactual
 import cogalign.recipe_grpo
@@ -29,8 +30,9 @@ OPTIONAL = ("segmenter",)
 
 
 def docstrings() -> dict[tuple[str, str], str]:
-    """Docstring under each field of each dataclass of `cogalign.recipe`, by class and field."""
+    """Docstring under each field of each dataclass of recipes and cluster profiles, by class and field."""
     parts = (
+        cogalign.cluster.profile,
         cogalign.recipe,
         cogalign.recipe_counterfactual,
         cogalign.recipe_grpo,

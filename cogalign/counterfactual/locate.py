@@ -59,12 +59,7 @@ def locate(context: StageContext, case_set: CaseSet, cases: Sequence[Case]) -> d
         ChildProcessError: a worker process was killed.
         RuntimeError: the ranks do not see one another's files.
     """
-    settings = context.recipe.counterfactual.masks
-    positions = {case.id: position for position, case in enumerate(case_set.cases)}
-    quick = {case.id: _without_looking(case_set, case, settings) for case in cases}
-    at_once = {name: one for name, one in quick.items() if one is not None}
-    todo = [(positions[case.id], case) for case in cases if case.id not in at_once]
-    store = Store(context.folder, "" if not todo else _digest(context, case_set))
+    at_once, todo, store = _begin(context, case_set, cases)
     found = store.read(todo) if todo else {}
     # One of several ranks searches even if all is found: all go the same way.
     if todo and (len(found) < len(todo) or is_distributed()):
@@ -78,10 +73,45 @@ def locate(context: StageContext, case_set: CaseSet, cases: Sequence[Case]) -> d
                 f"{store.folder}: {len(missing)} cases were not looked at, the first {missing[0]!r}; do all processes see "
                 "this folder, and have they the same recipe?"
             )
-    located = {case.id: at_once[case.id] if case.id in at_once else found[case.id] for case in cases}
+    known = at_once | found
+    located = {case.id: known[case.id] for case in cases}
     if is_first():
         store.write_list(case_set, located)
     return located
+
+
+def located_before(context: StageContext, case_set: CaseSet, cases: Sequence[Case]) -> dict[str, Located]:
+    """What `locate` has found, without looking for anything or writing.
+
+    Args:
+        context: recipe and folders.
+        case_set: the factual case set.
+        cases: those whose masks are wanted; their order is that of the result.
+
+    Raises:
+        FileNotFoundError: not all of them were looked for; the message names the command to run.
+    """
+    at_once, todo, store = _begin(context, case_set, cases)
+    found = store.read(todo) if todo else {}
+    if len(found) < len(todo):
+        raise FileNotFoundError(
+            f"{store.folder}: {len(todo) - len(found)} of {len(todo)} cases were not looked at for lesions; run "
+            "`cogalign counterfactual RECIPE --phase masks` first"
+        )
+    known = at_once | found
+    return {case.id: known[case.id] for case in cases}
+
+
+def _begin(
+    context: StageContext, case_set: CaseSet, cases: Sequence[Case]
+) -> tuple[dict[str, Located], list[tuple[int, Case]], Store]:
+    """What can be said at once, the cases that must be looked at with their positions, and where that is kept."""
+    settings = context.recipe.counterfactual.masks
+    positions = {case.id: position for position, case in enumerate(case_set.cases)}
+    quick = {case.id: _without_looking(case_set, case, settings) for case in cases}
+    todo = [(positions[case.id], case) for case in cases if quick[case.id] is None]
+    store = Store(context.folder, "" if not todo else _digest(context, case_set))
+    return {name: one for name, one in quick.items() if one is not None}, todo, store
 
 
 def _without_looking(case_set: CaseSet, case: Case, settings: MaskSettings) -> Located | None:
@@ -293,7 +323,7 @@ class LocateWriter(BasePredictionWriter):
         """Start the progress bar of the first rank."""
         if trainer.is_global_zero:
             share = len(range(0, self.count, trainer.world_size))
-            self._progress = iter(track(range(share), "masks of cases", total=share))
+            self._progress = iter(track(range(share), "masks of cases", folder=self.store.root))
             next(self._progress, None)
 
     def write_on_batch_end(

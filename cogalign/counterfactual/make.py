@@ -23,6 +23,7 @@ from cogalign.counterfactual.surroundings import background as change_background
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.recipe import CounterfactualSettings
+from cogalign.training.atomic import temporary_name
 
 PNG = (
     cv2.IMWRITE_PNG_STRATEGY,
@@ -165,7 +166,7 @@ def write_picture(path: Path, content: bytes) -> None:
     Unlike `training.atomic` it does not wait for the disk: thousands of small files, which can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_name(path)
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

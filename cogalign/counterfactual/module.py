@@ -76,19 +76,21 @@ class CounterfactualWriter(BasePredictionWriter):
     Args:
         parts: the part files.
         plan: for the progress bar.
+        progress: folder of `progress.json`.
     """
 
-    def __init__(self, parts: Parts, plan: Plan) -> None:
+    def __init__(self, parts: Parts, plan: Plan, progress: Path) -> None:
         super().__init__(write_interval="batch")
         self.parts = parts
         self.plan = plan
+        self.progress = progress
         self._progress: Iterator[int] = iter(())
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the progress bar of the first rank."""
         if trainer.is_global_zero:
             tasks = len(self.plan.tasks[:: trainer.world_size])
-            self._progress = iter(track(range(tasks), "counterfactuals of cases", total=tasks))
+            self._progress = iter(track(range(tasks), "counterfactuals of cases", folder=self.progress))
             next(self._progress, None)
 
     def write_on_batch_end(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -47,11 +48,18 @@ class Finished:
 
 
 class Parts:
-    """The part files of one plan, in `folder/parts-<digest>/rank-<n>.jsonl`."""
+    """The part files of one plan, in `folder/parts-<digest>/rank-<writer><n>.jsonl`."""
 
     def __init__(self, folder: Path, plan_digest: str) -> None:
         self.root = folder
         self.folder = folder / f"parts-{plan_digest}"
+        self.writer = ""
+
+    def of_writer(self, writer: str) -> Parts:
+        """The same parts; what is added goes to files of this writer's own, where other jobs add to theirs."""
+        own = copy(self)
+        own.writer = writer
+        return own
 
     def read(self) -> Finished:
         """All complete lines of all ranks whose files are there. A line cut off by a kill does not count."""
@@ -69,7 +77,7 @@ class Parts:
 
     def append(self, rank: int, entries: Iterable[dict[str, Any]]) -> None:
         """Add lines to the file of a rank, after what a killed run left there."""
-        append_lines(self.folder / f"rank-{rank}.jsonl", entries)
+        append_lines(self.folder / f"rank-{self.writer}{rank}.jsonl", entries)
 
     def rows(self, plan: Plan) -> list[dict[str, Any]]:
         """The rows of all counterfactuals that were made, in the plan's order.

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch import Trainer
-
 from cogalign.counterfactual.gallery import write_gallery
-from cogalign.counterfactual.locate import locate, segmenter_folder
-from cogalign.counterfactual.located import EXPERT, Located
-from cogalign.counterfactual.module import CounterfactualModule, CounterfactualWriter
-from cogalign.counterfactual.parts import Parts, digest, read_left_out
-from cogalign.counterfactual.plan import Plan, make_plan, unsuitable
+from cogalign.counterfactual.locate import segmenter_folder
+from cogalign.counterfactual.located import EXPERT
+from cogalign.counterfactual.parts import read_left_out
+from cogalign.counterfactual.plan import Plan
 from cogalign.counterfactual.quality.stage import grade
-from cogalign.counterfactual.workers import told_of_killed
+from cogalign.counterfactual.work import make_open, prepare
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
-from cogalign.models.encoder import check_encoder
-from cogalign.recipe import INTERVENTIONS, CounterfactualSettings
+from cogalign.recipe import INTERVENTIONS
 from cogalign.training.context import StageContext
-from cogalign.training.progress import say
 from cogalign.training.ranks import together
-from cogalign.training.trainer import build_trainer, processes
 
 GALLERY = "gallery.html"
 
@@ -48,15 +42,13 @@ def run(context: StageContext) -> dict[str, Any]:
     """
     start = time.monotonic()
     settings = context.recipe.counterfactual
-    case_set = read_case_set(context.case_set_dir)
     if settings.pairs is not None:
-        return check_pairs(read_case_set(settings.pairs), case_set)
-    if settings.quality.enabled:
-        check_encoder(settings.quality.encoder, settings.quality.side)  # now, not after hours of making
-    located = locate(context, case_set, _candidates(case_set, settings))
-    plan = make_plan(case_set, settings, located)
-    parts = Parts(context.folder, digest(settings, case_set, located))
-    before, trainer, seconds = _make(context, case_set, plan, parts, located)
+        return check_pairs(read_case_set(settings.pairs), read_case_set(context.case_set_dir))
+    work = prepare(context)
+    case_set, located, plan, parts = work.case_set, work.located, work.plan, work.parts
+    finished = parts.read()
+    before = len(finished.rows) + len(finished.left_out)
+    trainer, seconds = make_open(context, work, finished)
     made = CaseSet(context.folder, [Case.from_row(row) for row in parts.rows(plan)])
     graded = grade(context, case_set, made, settings, segmenter_folder(context), located=located)
     rejected = [_with_reasons(case, reasons) for case, reasons in graded.rejected]
@@ -84,6 +76,25 @@ def run(context: StageContext) -> dict[str, Any]:
     return result
 
 
+def find_masks(context: StageContext) -> dict[str, Any]:
+    """The first phase alone: find where the lesions are and plan what is made, for jobs that then make it.
+
+    Returns:
+        `source_cases`, `planned` (counterfactuals) and `masks` (by provenance).
+
+    Raises:
+        As `run`.
+    """
+    pairs = context.recipe.counterfactual.pairs
+    if pairs is not None:
+        return check_pairs(read_case_set(pairs), read_case_set(context.case_set_dir))
+    work = prepare(context)
+    together()
+    tasks = work.plan.tasks
+    masks = Counter(work.located[task.case.id].provenance for task in tasks if task.case.id in work.located)
+    return {"source_cases": len(tasks), "planned": sum(len(task.edits) for task in tasks), "masks": dict(masks)}
+
+
 def check_pairs(pairs: CaseSet, case_set: CaseSet) -> dict[str, Any]:
     """Check pairs that were made before, and count them.
 
@@ -98,37 +109,6 @@ def check_pairs(pairs: CaseSet, case_set: CaseSet) -> dict[str, Any]:
                 f"{', '.join(INTERVENTIONS)} of a case in {case_set.root}"
             )
     return {"n": len(pairs.cases), "pairs": str(pairs.root), "counts": _counts(pairs.cases, pairs.splits)}
-
-
-def _candidates(case_set: CaseSet, settings: CounterfactualSettings) -> list[Case]:
-    """The cases of the wanted splits that have focal lesions, wherever these are."""
-    return [case for split in settings.splits for case in case_set.split(split) if unsuitable(case) is None]
-
-
-def _make(
-    context: StageContext, case_set: CaseSet, plan: Plan, parts: Parts, located: Mapping[str, Located]
-) -> tuple[int, Trainer, float]:
-    """Make what is still open; returns how many were made before, the trainer and the seconds."""
-    start = time.monotonic()
-    finished = parts.read()
-    before = len(finished.rows) + len(finished.left_out)
-    if before:
-        say(f"counterfactual: going on, {before} of {sum(len(task.edits) for task in plan.tasks)} were made before")
-    settings = context.recipe.counterfactual
-    module = CounterfactualModule(case_set, plan, finished, settings, located, context.folder)
-    trainer = build_trainer(
-        context.recipe,
-        folder=context.folder,
-        callbacks=[CounterfactualWriter(parts, plan)],
-        # Images are edited on the CPU; as many processes as the recipe has devices share the work.
-        accelerator="cpu",
-        devices=processes(context.recipe.trainer),
-        precision="32-true",
-        inference_mode=False,
-    )
-    with told_of_killed("counterfactual", "what was made"):
-        trainer.predict(module, return_predictions=False)
-    return before, trainer, time.monotonic() - start
 
 
 def _with_reasons(case: Case, reasons: list[str]) -> Case:

@@ -11,6 +11,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from cogalign.training.interrupt import leave_to_parent
+
 T = TypeVar("T")
 
 
@@ -65,6 +67,7 @@ def loader(data: Dataset[Any], workers: int, batch_size: int, prefetch: int | No
 
 def one_thread(worker: int) -> None:
     """A worker is one of several: threads of its own would only stand in the others' way."""
+    leave_to_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

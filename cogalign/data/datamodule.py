@@ -17,6 +17,7 @@ from cogalign.data.lazy_image import LazyImage
 from cogalign.data.packed import PackedCases
 from cogalign.data.paths import inside
 from cogalign.data.sampler import StepSampler
+from cogalign.training.interrupt import leave_to_parent
 
 
 class CaseDataset(Dataset[tuple[Case, LazyImage]]):
@@ -43,6 +44,7 @@ def start_worker(worker: int) -> None:
     Python's garbage collection writes into every object that it looks at; frozen ones it leaves alone, and what came
     from the main process stays shared.
     """
+    leave_to_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     gc.freeze()
@@ -68,19 +70,27 @@ def batches_of(data: Dataset[Any], collate: Callable[[Any], Any], workers: int, 
 
 
 class PositionedData(LightningDataModule):
-    """Loaders without end whose position is part of every checkpoint."""
+    """Loaders without end whose position is part of every checkpoint.
+
+    Attributes:
+        position: samples that all ranks together have had.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.consumed = 0
+        self.position = 0
+
+    def advance(self, samples: int) -> None:
+        """Count a batch of this rank, and those of the others with it; the module calls it for every batch."""
+        self.position += samples * self.ranks[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches consumed so far (`consumed` is kept up to date by the module)."""
-        return {"consumed": self.consumed}
+        """The position."""
+        return {"samples": self.position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batches that were consumed."""
-        self.consumed = int(state_dict["consumed"])
+        """Go on after the samples that were had."""
+        self.position = int(state_dict["samples"])
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -101,6 +111,7 @@ class SftData(PositionedData):
         seed: int,
         workers: int = 0,
         lengths: Sequence[int] | None = None,
+        passes: int = 1,
     ) -> None:
         """Keep what the loaders are made of.
 
@@ -113,17 +124,31 @@ class SftData(PositionedData):
             seed: of the order.
             workers: processes that load items.
             lengths: length of every training item, to group the batches by it; None does not group.
+            passes: batches a rank and optimizer step.
         """
         super().__init__()
         self.train, self.validation, self.collate = train, validation, collate
         self.batch_size, self.batches, self.seed, self.workers = batch_size, batches, seed, workers
-        self.lengths = lengths
+        self.lengths, self.passes = lengths, passes
+
+    def sampler(self) -> StepSampler:
+        """The training batches from the position on."""
+        size = len(self.train)  # type: ignore[arg-type]
+        done = None if self.trainer is None else self.trainer.global_step * self.passes
+        return StepSampler(
+            size, self.batch_size, self.batches, self.seed, self.position, *self.ranks, self.lengths, self.passes, done
+        )
+
+    def last_cases(self) -> list[str]:
+        """Ids of the cases of this rank's newest optimizer step, pass after pass; call it when the step is complete."""
+        assert isinstance(self.train, CaseDataset)
+        sampler = self.sampler()
+        places = range(sampler.start - self.passes, sampler.start)
+        return [self.train.cases[item].id for index in places for item in sampler.batch(index)]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the position on."""
-        size = len(self.train)  # type: ignore[arg-type]
-        sampler = StepSampler(size, self.batch_size, self.batches, self.seed, self.consumed, *self.ranks, self.lengths)
-        return batches_of(self.train, self.collate, self.workers, batch_sampler=sampler)
+        return batches_of(self.train, self.collate, self.workers, batch_sampler=self.sampler())
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """All validation batches; the workers stay for the next validation."""

@@ -10,6 +10,7 @@ from multiprocessing.connection import wait
 from threading import Thread
 from typing import TypeVar
 
+from cogalign.training.interrupt import leave_to_parent
 from cogalign.training.progress import track
 
 Item = TypeVar("Item")
@@ -57,6 +58,7 @@ def _begin() -> None:
     """Keep OpenCV to one thread, since the processes are the parallel part, and end with the process that started this one."""
     import cv2
 
+    leave_to_parent()
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 WINDOW = 32
-"""Batches whose items are sorted by length together: long enough for tight batches, short enough to stay random."""
+"""Steps whose items are sorted by length together: long enough for tight batches, short enough to stay random."""
 
 
 @lru_cache(maxsize=4)
@@ -34,14 +34,32 @@ def grouped_by_length(items: np.ndarray, lengths: np.ndarray, batch: int, rng: n
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches of indices for `total` batches in all, epoch after epoch, shuffled by (seed, epoch).
+    """Batches of indices for `total` batches, epoch after epoch, shuffled by (seed, epoch).
 
-    Batch b of rank r of w holds the items `(b * w + r) * batch_size ...` of the endless shuffled
-    sequence, so the order depends on nothing but the arguments, and `start` skips without reading.
+    The endless shuffled sequence is cut into optimizer steps of `batch_size * world_size * passes` items. In a step,
+    pass p of rank r holds the `(p * world_size + r)`-th part. So the order depends on nothing but the arguments,
+    `start` skips without reading, and the items of a step depend on their number only: ranks, passes and batch size
+    may change if their product does not.
 
-    With `lengths` the batches that lie in one epoch are cut into windows of `WINDOW`, and a window's items are
-    grouped by length: a batch has little padding, and so have its neighbours on the other ranks. A batch on the
+    With `lengths` the steps that lie in one epoch are cut into windows of `WINDOW`, and a window's items are
+    grouped by length: a batch has little padding, and so have its neighbours on the other ranks. A step on the
     border of two epochs stays as it was drawn, so every item comes once an epoch as without grouping.
+
+    Args:
+        size: items of the data set.
+        batch_size: items of a batch.
+        total: batches of this rank over the whole training.
+        seed: of the order.
+        start: items that all ranks together have had before.
+        rank: this process.
+        world_size: processes.
+        lengths: length of every item, to group by; None does not group.
+        passes: batches that a rank takes for an optimizer step.
+        done: batches of this rank that are done already; by default those that `start` stands for.
+
+    Where a step had another number of items before, `start` and `done` differ: the sequence goes on at item `start`,
+    and `total - done` batches are left. (With `lengths`, items of the window that was cut may then come twice or not
+    at all in that epoch.)
     """
 
     def __init__(
@@ -54,9 +72,14 @@ class StepSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         lengths: Sequence[int] | None = None,
+        passes: int = 1,
+        done: int | None = None,
     ) -> None:
         self.size, self.batch_size, self.total, self.seed = size, batch_size, total, seed
-        self.start, self.rank, self.world_size = start, rank, world_size
+        self.rank, self.world_size, self.passes = rank, world_size, passes
+        self.wide = batch_size * world_size * passes
+        self.start, self.origin = start // self.wide * passes, start % self.wide
+        self.left = total - (self.start if done is None else done)
         self.lengths = None if lengths is None else np.asarray(lengths)
         if self.lengths is not None and len(self.lengths) != size:
             raise ValueError(f"lengths: found {len(self.lengths)}, wanted one for each of the {size} items")
@@ -66,22 +89,33 @@ class StepSampler(Sampler[list[int]]):
         """Batches of the whole training (also when some are skipped, as Lightning counts them)."""
         return self.total
 
+    def place(self, index: int) -> int:
+        """Place of the first item of batch `index` of this rank in the endless sequence."""
+        step, part = divmod(index, self.passes)
+        return self.origin + step * self.wide + (part * self.world_size + self.rank) * self.batch_size
+
     def batch(self, index: int) -> list[int]:
         """The items of batch `index` of this rank."""
-        wide = self.batch_size * self.world_size
-        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        epoch, last = index * wide // self.size, ((index + 1) * wide - 1) // self.size
+        if self.lengths is None:
+            return self._drawn(self.place(index), self.batch_size).tolist()
+        first = (self.place(index) - self.origin) % self.wide
+        return self.step(index // self.passes)[first : first + self.batch_size].tolist()
+
+    def step(self, index: int) -> np.ndarray:
+        """The items of optimizer step `index` over all ranks and passes, [batch_size * world_size * passes]."""
+        place, wide = self.origin + index * self.wide, self.wide
+        epoch, last = place // self.size, (place + wide - 1) // self.size
         if self.lengths is None or epoch != last:
-            return self._drawn(index * wide, wide)[mine].tolist()
-        first = -(-epoch * self.size // wide)  # the first batch that lies in this epoch with all its items
+            return self._drawn(place, wide)
+        first = -(-(epoch * self.size - self.origin) // wide)  # the first step that lies in this epoch altogether
         start = index - (index - first) % WINDOW
         if self._window is None or self._window[0] != start:
-            stop = min(start + WINDOW, (epoch + 1) * self.size // wide)
-            items = self._drawn(start * wide, (stop - start) * wide)
+            stop = min(start + WINDOW, ((epoch + 1) * self.size - self.origin) // wide)
+            items = self._drawn(self.origin + start * wide, (stop - start) * wide)
             rng = np.random.default_rng([self.seed, epoch, start])
             self._window = start, grouped_by_length(items, self.lengths, wide, rng)
         place = (index - start) * wide
-        return self._window[1][place : place + wide][mine].tolist()
+        return self._window[1][place : place + wide]
 
     def _drawn(self, first: int, count: int) -> np.ndarray:
         """`count` items of the endless shuffled sequence from `first` on."""
@@ -91,6 +125,6 @@ class StepSampler(Sampler[list[int]]):
         return np.concatenate(parts)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Batches from `start` on."""
-        for index in range(self.start, self.total):
+        """The batches that are left."""
+        for index in range(self.start, self.start + self.left):
             yield self.batch(index)

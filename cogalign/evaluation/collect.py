@@ -17,7 +17,8 @@ from PIL import Image
 from cogalign import __version__
 from cogalign.data.case import Case
 from cogalign.data.caseset import METADATA, CaseSet
-from cogalign.evaluation.predict import frame_of, predict_cases
+from cogalign.evaluation.kept import KeptCompletions
+from cogalign.evaluation.predict import COLUMNS, frame_of, predict_cases
 from cogalign.evaluation.storage import read_frame, write_frame
 from cogalign.models.load import load_model
 from cogalign.models.pixel_cache import cached
@@ -93,13 +94,15 @@ def key_of(context: StageContext, subject: Subject, jobs: Sequence[Job], max_com
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _ask(context: StageContext, subject: Subject, jobs: Sequence[Job], **options: Any) -> pd.DataFrame:
+def _ask(
+    context: StageContext, subject: Subject, jobs: Sequence[Job], kept: KeptCompletions, **options: Any
+) -> pd.DataFrame:
     loaded = load_model(context.recipe.model, subject.checkpoint)
     loaded = cached(loaded, context.run_dir, context.recipe.data.cache_gb)
     frames = [
         predict_cases(
             loaded, job.cases, job.images, question=context.recipe.data.question, model=subject.role, kind=job.kind,
-            **options,
+            kept=kept, folder=context.folder, **options,
         )
         for job in jobs
     ]  # fmt: skip
@@ -109,6 +112,22 @@ def _ask(context: StageContext, subject: Subject, jobs: Sequence[Job], **options
         torch.cuda.empty_cache()
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else frame_of([])
+
+
+def _stored(path: Path, rows: int) -> pd.DataFrame | None:
+    """A model's predictions of an earlier try; None if they are not there. A damaged file is removed."""
+    if not path.exists():
+        return None
+    try:
+        frame = read_frame(path)
+        if len(frame) == rows and set(frame.columns) == set(COLUMNS):
+            return frame
+        problem = f"{len(frame)} rows and {len(frame.columns)} columns, wanted {rows} and {len(COLUMNS)}"
+    except (OSError, ValueError) as error:
+        problem = " ".join(str(error).split())[:200]
+    say(f"warning: {path} is damaged ({problem}); the model is asked again")
+    path.unlink()
+    return None
 
 
 def collect(
@@ -121,19 +140,28 @@ def collect(
 ) -> pd.DataFrame:
     """Predictions of all models on all jobs, also written to `predictions.parquet` in the stage's folder.
 
-    Each model's own predictions are kept in `models/`; a stage that was stopped asks only the models that are missing.
+    Each model's own predictions are kept in `models/`, and its completions there while it is asked; a stage that was
+    stopped asks only what is missing.
     """
     frames = []
+    total = sum(len(job.cases) for job in jobs)
     for subject in models:
         key = key_of(context, subject, jobs, max_completion_length)
         path = context.folder / "models" / f"{subject.role}-{key}.parquet"
-        if path.exists():
+        partial = path.with_suffix(".jsonl")
+        frame = _stored(path, total)
+        if frame is not None:
             say(f"{context.stage}: predictions of {subject.role} are already there")
-            frame = read_frame(path)
         else:
-            frame = _ask(context, subject, jobs, batch_size=batch_size, max_completion_length=max_completion_length)
-            write_frame(path, frame)
-        for old in path.parent.glob(f"{subject.role}-*.parquet"):
+            kept = KeptCompletions(partial)
+            if kept:
+                say(f"{context.stage}: {subject.role} goes on where it was stopped")
+            asked = _ask(context, subject, jobs, kept, batch_size=batch_size,
+                         max_completion_length=max_completion_length)  # fmt: skip
+            write_frame(path, asked)
+            # Read again, so that a table of many models has the same types whether or not it was stopped between them.
+            frame = read_frame(path)
+        for old in path.parent.glob(f"*{subject.role}-*"):
             if old != path:
                 old.unlink()
         frames.append(frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from cogalign.cognition.keywords import count_found
 from cogalign.cognition.report import parse
 from cogalign.data.case import Case
 from cogalign.data.collator import question_of
+from cogalign.evaluation.kept import KeptCompletions
 from cogalign.evaluation.location import location_correct
 from cogalign.evaluation.metrics import exact_match
 from cogalign.generation.hf import Completion, generate
@@ -88,6 +90,8 @@ def predict_cases(
     kind: str = "factual",
     batch_size: int = 64,
     max_completion_length: int = 512,
+    kept: KeptCompletions | None = None,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """What a model says of cases (greedy decoding), and whether it is right.
 
@@ -101,23 +105,38 @@ def predict_cases(
         kind: value of the column `kind`.
         batch_size: prompts generated at once.
         max_completion_length: longest completion in tokens.
+        kept: completions of an earlier try, and where those of this one are kept; None keeps nothing.
+        folder: where `progress.json` is written, if anywhere.
 
     Returns:
         One row a case, with `COLUMNS`.
     """
-    rows: list[dict[str, Any]] = []
+    store = KeptCompletions(None) if kept is None else kept
     batches = [cases[start : start + batch_size] for start in range(0, len(cases), batch_size)]
+    done = [store.get(kind, [case.id for case in batch]) for batch in batches]
+    missing = [batch for batch, known in zip(batches, done, strict=True) if known is None]
+    before = len(cases) - sum(map(len, missing))
     pictures = batches_ahead(
-        getattr(loaded, "processor", None), batches, lambda batch: [images(case) for case in batch]
+        getattr(loaded, "processor", None), missing, lambda batch: [images(case) for case in batch]
     )
-    described = f"{model}: {kind}, {len(cases)} images in batches"
-    for batch, some in zip(track(batches, described), pictures, strict=True):
-        completions = generate(
-            loaded,
-            some,
-            [question_of(case, question) for case in batch],
-            max_completion_length=max_completion_length,
-            batch_size=batch_size,
-        )
-        rows += [judge(case, group[0], model=model, kind=kind) for case, group in zip(batch, completions, strict=True)]
+    progress = iter(track(range(len(cases) - before), f"{model}: {kind}, images", folder=folder, before=before))
+    next(progress, None)
+    rows: list[dict[str, Any]] = []
+    for batch, known in zip(batches, done, strict=True):
+        completions = known
+        if completions is None:
+            groups = generate(
+                loaded,
+                next(pictures),
+                [question_of(case, question) for case in batch],
+                max_completion_length=max_completion_length,
+                batch_size=batch_size,
+            )
+            completions = [group[0] for group in groups]
+            store.put(kind, [case.id for case in batch], completions)
+            for _ in batch:
+                next(progress, None)
+        rows += [judge(case, one, model=model, kind=kind) for case, one in zip(batch, completions, strict=True)]
+    for _ in pictures:  # ends the thread that reads ahead
+        pass
     return frame_of(rows)

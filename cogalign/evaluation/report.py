@@ -20,6 +20,7 @@ from cogalign.evaluation.storage import read_frame, read_json, rows_of
 from cogalign.recipe import Recipe
 from cogalign.training.atomic import write_text
 from cogalign.training.context import StageContext
+from cogalign.training.file_lock import LOCKS, locked
 
 METRICS = {
     "accuracy": "Accuracy",
@@ -288,5 +289,7 @@ def render(context: StageContext) -> str:
 def write_report(context: StageContext) -> Path:
     """Write `report.html` in the run folder (by rename) and return its path."""
     path = context.run_dir / "report.html"
-    write_text(path, render(context))
+    # `evaluate` and `audit` may run at the same time: whoever writes last has read what the other wrote before.
+    with locked(context.run_dir / LOCKS / "report"):
+        write_text(path, render(context))
     return path

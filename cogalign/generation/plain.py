@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
 
+from cogalign.generation.draw import draw
+from cogalign.generation.uniforms import Uniforms
 from cogalign.models.inputs import Inputs, left_padded, tiled
 from cogalign.training.progress import say
 
@@ -35,7 +38,7 @@ def plain_sample(
     ends: Sequence[int],
     banned: Tensor,
     pad_id: int,
-    generator: torch.Generator | None,
+    uniforms: Uniforms | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """G completions for each of P prompts.
 
@@ -46,7 +49,7 @@ def plain_sample(
         ends: tokens that end a completion.
         banned: ids of tokens that are never sampled.
         pad_id: what stands behind a completion.
-        generator: source of randomness; None for torch's own.
+        uniforms: random numbers of the P * G completions; None takes the likeliest tokens.
 
     Returns:
         `ids`, `mask` [P * G, T] and `finished` [P * G] of a rollout, in the order of the prompts.
@@ -54,8 +57,9 @@ def plain_sample(
     warn_plain(core.config.model_type)
     group, length = settings.num_generations, prompt["input_ids"].shape[1]
     repeated = tiled(left_padded(prompt), group)
-    with _only(core, _config(settings, ends, banned, pad_id)), _seeded(generator, repeated["input_ids"].device):
-        ids = core.generate(**repeated)[:, length:]
+    drawing = [] if uniforms is None else [_Drawing(settings, uniforms)]
+    with _only(core, _config(settings, ends, banned, pad_id)):
+        ids = core.generate(**repeated, logits_processor=LogitsProcessorList(drawing))[:, length:]
     # copy after copy of the batch -> completions of a prompt side by side
     ids = ids.view(group, -1, ids.shape[1]).transpose(0, 1).flatten(0, 1)
     return cut(ids, ends, pad_id)
@@ -68,20 +72,29 @@ def cut(ids: Tensor, ends: Sequence[int], pad_id: int) -> tuple[Tensor, Tensor, 
     return ids.masked_fill(~kept, pad_id), kept.long(), ended.any(1)
 
 
+class _Drawing(LogitsProcessor):
+    """Draws the next tokens as `cogalign.generation.draw` does, and leaves `generate` no other choice.
+
+    Its own sampling takes random numbers in the order of the batch; ours belong to their completions.
+    """
+
+    def __init__(self, settings: SamplingSettings, uniforms: Uniforms) -> None:
+        self.settings, self.uniforms = settings, uniforms
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [G * P, V] that allow one token a row; the rows are copy after copy of the prompts."""
+        how = self.settings
+        uniform = self.uniforms.next().view(-1, how.num_generations).t().flatten()
+        token = draw(scores, how.temperature, how.top_p, how.top_k, uniform)
+        return torch.full_like(scores, float("-inf")).scatter(1, token[:, None], 0.0)
+
+
 def _config(settings: SamplingSettings, ends: Sequence[int], banned: Tensor, pad_id: int) -> Any:
-    """All that `generate` goes by. What is None here would become transformers' default (`top_k` 50)."""
+    """All that `generate` goes by. What is None here would become transformers' default."""
     from transformers import GenerationConfig
 
-    how: dict[str, Any] = {"do_sample": False}
-    if settings.temperature > 0:
-        how = {
-            "do_sample": True,
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,
-        }
     return GenerationConfig(
-        **how,
+        do_sample=False,  # `_Drawing` draws
         max_new_tokens=settings.max_completion_length,
         suppress_tokens=banned.tolist() or None,
         eos_token_id=list(ends),
@@ -99,15 +112,3 @@ def _only(core: Any, config: Any) -> Iterator[None]:
         yield
     finally:
         core.generation_config = before
-
-
-@contextmanager
-def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Inside the block torch's own random numbers follow `generator`; afterwards they are as if nothing had been."""
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from cogalign.generation.draw import draw
 from cogalign.generation.plain import plain_sample
+from cogalign.generation.uniforms import Share, Uniforms
 from cogalign.models.head import allowed_logits
 from cogalign.models.load import LoadedModel
 from cogalign.models.merged import sampling_weights
@@ -135,6 +136,7 @@ def sample(
     generator: torch.Generator | None = None,
     start: Prefill | None = None,
     place: Tensor | None = None,
+    share: Share | None = None,
 ) -> Rollout:
     """Draw `settings.num_generations` completions for each of P prompts.
 
@@ -147,24 +149,30 @@ def sample(
         generator: source of randomness on the model's device.
         start: the prompts as this model left them, if they ran before.
         place: [P], which of the distinct prompts in `prompt` each of the P prompts is; None: they are the same.
+        share: which prompts of a larger set the P prompts are: each gets the completions that it would get if the
+            whole set were sampled at once; None: they are the set.
     """
     family, core, was_training = loaded.family, loaded.core, loaded.model.training
     if place is None:
         place = torch.arange(len(prompt["input_ids"]), device=loaded.device)
+    uniforms = None
+    if settings.temperature > 0:
+        whole = Share.of_all(len(place)) if share is None else share
+        uniforms = Uniforms(generator, loaded.device, whole, settings.num_generations)
     loaded.model.eval()
     try:
         if not family.shares_prompts(core):
             banned, pad = banned_ids(loaded, loaded.device), loaded.tokenizer.pad_token_id
-            return Rollout(*plain_sample(core, prompt, settings, end_ids(loaded), banned, pad, generator))
+            return Rollout(*plain_sample(core, prompt, settings, end_ids(loaded), banned, pad, uniforms))
         with sampling_weights(loaded.model, (family.text_model(core), family.head(core))):
             begun = prefill(family, loaded.model, prompt) if start is None else start.detach()
-            return _sample(loaded, begun, place, settings, generator)
+            return _sample(loaded, begun, place, settings, uniforms)
     finally:
         loaded.model.train(was_training)
 
 
 def _sample(
-    loaded: LoadedModel, start: Prefill, place: Tensor, settings: SamplingSettings, generator: torch.Generator | None
+    loaded: LoadedModel, start: Prefill, place: Tensor, settings: SamplingSettings, uniforms: Uniforms | None
 ) -> Rollout:
     family, core, limit = loaded.family, loaded.core, settings.max_completion_length
     text, head, device = family.text_model(core), family.head(core), start.last.device
@@ -177,9 +185,8 @@ def _sample(
     hidden = start.last[owner]
     with attention_through(text):
         for step in range(limit):
-            uniform = None
-            if settings.temperature > 0:  # drawn for all, so that a row's numbers do not depend on the others' ends
-                uniform = torch.rand(total, generator=generator, device=device, dtype=torch.float64)[rows.places]
+            # drawn for all, so that a row's numbers do not depend on the others' ends
+            uniform = None if uniforms is None else uniforms.next()[rows.places]
             logits = allowed_logits(head(hidden), banned)
             token = draw(logits, settings.temperature, settings.top_p, settings.top_k, uniform)
             ended = torch.isin(token, ends)

@@ -22,7 +22,7 @@ class VllmClient:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         timeout = httpx.Timeout(settings.request_timeout, connect=min(10.0, settings.request_timeout))
         self._http = httpx.Client(
-            base_url=server.url, timeout=timeout, limits=limits, trust_env=not server.started_here
+            base_url=server.url, timeout=timeout, limits=limits, trust_env=not server.on_this_machine
         )
 
     def close(self) -> None:
@@ -70,8 +70,25 @@ class VllmClient:
         """Make the server read the adapter in `folder` (a path that is the server's, too).
 
         Raises:
-            VllmError: it refused; where adapters cannot be changed at run time the error says how to start it.
+            VllmError: it refused. Where adapters cannot be changed at run time the error says how to start it; where it
+                does not see the folder, that both machines need one file system.
         """
+        for attempt in range(self.settings.retries + 1):
+            if attempt:  # a network file system may show a new folder late
+                time.sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+            try:
+                self._load(name, folder)
+                return
+            except VllmError as error:
+                if "No adapter found" not in str(error):
+                    raise
+                reason = error
+        raise VllmError(
+            f"{reason}; the adapter was written to {folder}, which the server at {self.server.url} cannot read: put the "
+            "run (--out) on a file system that both machines share, under the same path"
+        ) from reason
+
+    def _load(self, name: str, folder: str) -> None:
         try:
             self.request("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
         except VllmError as error:

@@ -15,6 +15,7 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,26 +107,36 @@ def compare_prompt(question: str, ours: Sequence[int], theirs: Sequence[int], ne
 class VllmSampler:
     """Samples completions from a vLLM server with the adapter that was synced last."""
 
-    def __init__(self, loaded: LoadedModel, server: VllmServer, settings: VllmSettings) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        server: VllmServer,
+        settings: VllmSettings,
+        *,
+        first: bool = True,
+        run: str | None = None,
+    ) -> None:
         """Connect to a healthy server.
 
         Args:
             loaded: the policy; gives processor, tokenizer and, in `sync`, the adapter.
             server: where completions are sampled.
             settings: `grpo.vllm` of the recipe.
+            first: whether this process gives the adapter to the server; of several, one does it for all.
+            run: what tells this run's adapters from those of others; the same in all its processes. None draws one.
 
         Raises:
             ValueError: the model has no adapter.
             VllmError: the server does not give the log-probabilities that are needed.
         """
         require_adapter(loaded)
-        self.loaded, self.server = loaded, server
+        self.loaded, self.server, self.first = loaded, server, first
         self.client = VllmClient(server, settings, CONNECTIONS)
         self.base = self.client.base_name()
         self.adapter: str | None = None
         self._folder: Path | None = None
         # unlike any other run's on the same server: vLLM keeps cached prompts by the adapter's name
-        self._run, self._version = secrets.token_hex(4), 0
+        self.run, self._version = secrets.token_hex(4) if run is None else run, 0
         self._banned, self._ends = banned_words(loaded), end_ids(loaded)
         self._placeholders = set(loaded.family.placeholder_ids(loaded.core, loaded.tokenizer))
         self._needed = [shlex.quote(word) for word in needed_arguments(loaded)]
@@ -135,11 +146,11 @@ class VllmSampler:
         """Give the policy's adapter, as it is now, to the server; completions come from it from now on.
 
         Only the adapter is written and loaded under a new name; no weights are merged. The one before is unloaded
-        and deleted.
+        and deleted. All processes of a run call it, and none samples before the first one is done.
 
         Args:
-            folder: of this sampler alone, on a file system that the server reads; adapters that an interrupted run
-                left there are deleted.
+            folder: of this run alone, on a file system that the server reads; adapters that an interrupted run left
+                there are deleted.
 
         Returns:
             The adapter's name on the server.
@@ -147,20 +158,23 @@ class VllmSampler:
         Raises:
             VllmError: the server did not take it.
         """
-        if self._version == 0:
-            for left in folder.glob("policy-*"):
-                shutil.rmtree(left, ignore_errors=True)
         self._version += 1
-        name = f"policy-{self._run}-{self._version}"
-        written = save_checkpoint(self.loaded, folder / name)
-        self.client.load_adapter(name, str(written.resolve()))
-        before, before_folder = self.adapter, self._folder
-        self.adapter, self._folder = name, folder / name
-        if before is not None:
+        name = f"policy-{self.run}-{self._version}"
+        written = save_checkpoint(self.loaded, folder / name)  # all processes: weights may be divided over them
+        if self.first:
+            self.client.load_adapter(name, str(written.resolve()))
+        before, self.adapter, self._folder = self.adapter, name, folder / name
+        if self.first and before is not None:
             self.client.unload_adapter(before)
-        if before_folder is not None:
-            shutil.rmtree(before_folder, ignore_errors=True)
+        for left in folder.glob("policy-*") if self.first else ():  # also of tries that failed
+            if left.name != name:
+                shutil.rmtree(left, ignore_errors=True)
         return name
+
+    def reload(self) -> None:
+        """Give the adapter that was synced last to a server that was started again."""
+        if self.first and self.adapter is not None and self._folder is not None:
+            self.client.load_adapter(self.adapter, str((self._folder / "adapter").resolve()))
 
     def sample(
         self,
@@ -169,6 +183,7 @@ class VllmSampler:
         settings: SamplingSettings,
         seed: int,
         prompt: Inputs | None = None,
+        places: Sequence[int] | None = None,
     ) -> Rollout:
         """Draw `settings.num_generations` completions for each of the P prompts.
 
@@ -180,8 +195,9 @@ class VllmSampler:
             images: one a prompt, or a list of several.
             questions: one a prompt.
             settings: how tokens are drawn.
-            seed: of this batch; each prompt gets its own from it.
+            seed: of the whole step; each prompt gets its own from it.
             prompt: tensors of `encode_prompts` for the same images and questions, where they are there already.
+            places: of the P prompts in the whole step, which their seeds come from; None: they are the step.
 
         Returns:
             The rollout on the model's device, with `logps` [P * G, T] in float32, 0 at padding.
@@ -192,9 +208,10 @@ class VllmSampler:
         """
         if prompt is None:
             prompt = encode_prompts(self.loaded.processor, images, questions)
+        where = range(len(images)) if places is None else places
         bodies = [
             self._body(image, question, settings, derive_seed(seed, "vllm", place))
-            for place, (image, question) in enumerate(zip(images, questions, strict=True))
+            for place, image, question in zip(where, images, questions, strict=True)
         ]
         with ThreadPoolExecutor(min(CONNECTIONS, max(1, len(bodies)))) as threads:
             answers = list(threads.map(self.client.chat, bodies))
@@ -231,10 +248,14 @@ class VllmSampler:
         return Rollout(moved[0], moved[1], moved[2], logps=moved[3])
 
     def close(self) -> None:
-        """Unload the adapter, delete its files and close the connections; the server goes on until its own `close`."""
-        if self.adapter is not None and self.server.healthy():
-            self.client.unload_adapter(self.adapter)
-        if self._folder is not None:
+        """Unload the adapter, delete its files and close the connections; the server goes on until its own `close`.
+
+        A server that ends meanwhile, because another process of the run closes it, is no error.
+        """
+        if self.first and self.adapter is not None and self.server.healthy():
+            with suppress(VllmError):
+                self.client.unload_adapter(self.adapter)
+        if self.first and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self.adapter = self._folder = None
         self.client.close()

@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import httpx
 import torch
@@ -140,7 +141,7 @@ def _address(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-def _require_python(settings: VllmSettings) -> None:
+def require_python(settings: VllmSettings) -> None:
     """Look whether the server can be started at all, which is sooner said than its own error."""
     wanted = "the Python of an environment that holds vLLM (docs/vllm.md says how to build one)"
     if settings.python is None and importlib.util.find_spec("vllm") is None:
@@ -184,27 +185,45 @@ class VllmServer:
         self.log: Path | None = None
         self.started_here = settings.url is None
         self._process: subprocess.Popen[bytes] | None = None
+        self._command: list[str] = []
+        self._folder, self._timeout = folder, settings.start_timeout
         if settings.url is not None:
             self.url = _address(settings.url)
         else:
             port = settings.port or free_port()
             self.url = f"http://127.0.0.1:{port}"
-            _require_python(settings)
+            require_python(settings)
             model = base_model(loaded, folder / MODEL_FOLDER)
             command = server_command(settings, loaded, model, port, adapters, images)
-            self._start([*command, "--revision", revision] if revision else command, folder)
+            self._command = [*command, "--revision", revision] if revision else command
+            self._start("wb")
+        self._wait_or_close()
+
+    def restart(self) -> None:
+        """Start the server once more, at the same address and without any adapter; its log goes on in the same file.
+
+        Raises:
+            VllmError: it was not started here, or died again.
+        """
+        if not self._command:
+            raise VllmError(f"the vLLM server at {self.url} was not started by this run, so it cannot be restarted")
+        self.close()
+        self._start("ab")
+        self._wait_or_close()
+
+    def _wait_or_close(self) -> None:
         try:
-            self._wait(settings.start_timeout)
+            self._wait(self._timeout)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, command: list[str], folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / LOG_NAME
-        with self.log.open("wb") as log:
+    def _start(self, mode: Literal["wb", "ab"]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.log = self._folder / LOG_NAME
+        with self.log.open(mode) as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(GUARD), str(os.getpid()), *command],
+                [sys.executable, str(GUARD), str(os.getpid()), *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -224,6 +243,11 @@ class VllmServer:
             time.sleep(POLL)
 
     @property
+    def on_this_machine(self) -> bool:
+        """Whether it runs here, where a proxy is of no use."""
+        return self.started_here or urlsplit(self.url).hostname in ("127.0.0.1", "localhost", "::1")
+
+    @property
     def group(self) -> int | None:
         """Id of the process group of a server that was started here and not closed."""
         return None if self._process is None else self._process.pid
@@ -231,8 +255,7 @@ class VllmServer:
     def healthy(self) -> bool:
         """Whether the server answers that it is well."""
         try:
-            # a proxy is of no use for a server on this machine
-            answer = httpx.get(f"{self.url}/health", timeout=5.0, trust_env=not self.started_here)
+            answer = httpx.get(f"{self.url}/health", timeout=5.0, trust_env=not self.on_this_machine)
             return answer.status_code == 200
         except httpx.TransportError:
             return False

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
+from cogalign.generation.uniforms import Share
 from cogalign.grpo.benchmark_summary import Row, seconds_of
 from cogalign.grpo.collect import MIX
 from cogalign.grpo.experience import Draw, MicroBatch
@@ -58,8 +59,8 @@ class Recorder(Callback):
             yield
 
     def _noting(self, sample: Any) -> Any:
-        def noting(draws: list[Draw], seed: int, keep_start: bool) -> MicroBatch:
-            micro: MicroBatch = sample(draws, seed, keep_start)
+        def noting(draws: list[Draw], seed: int, keep_start: bool, share: Share | None = None) -> MicroBatch:
+            micro: MicroBatch = sample(draws, seed, keep_start, share)
             assert micro.prompts is not None
             inputs, rollout = micro.prompts.inputs, micro.rollout
             grid = inputs.get("image_grid_thw")

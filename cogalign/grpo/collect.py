@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cogalign.data.case import Case
+from cogalign.generation.uniforms import Share
 from cogalign.grpo.advantages import zero_spread_share
 from cogalign.grpo.engine import Engine
-from cogalign.grpo.experience import Draw, Experience, MicroBatch, Origin, Slice, joined, rows_of
+from cogalign.grpo.experience import Draw, Experience, MicroBatch, Origin, Slice
 from cogalign.grpo.importance import ImportanceStats, importance_weights
 from cogalign.grpo.judge import Judge, Judgement
 from cogalign.grpo.losses import truncation_mask
 from cogalign.grpo.mix import PromptSampler
 from cogalign.grpo.observe import length_metrics, reward_metrics
+from cogalign.grpo.ranks import Ranks
+from cogalign.grpo.replace import global_place, groups_of, put
 from cogalign.recipe import GrpoSettings
+from cogalign.training.ranks import everyone
 from cogalign.training.seeding import derive_seed
 from cogalign.training.stopwatch import Stopwatch
 
 MIX, SPARE = 0, 1
 """Streams of prompts: those of the recipe's mix, and those that replace groups that teach nothing."""
+Micros = list[MicroBatch]
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """How this process talks to the others; the defaults are those of a single one."""
-
-    rank: int = 0
-    world_size: int = 1
-    sum: Callable[[Tensor], Tensor] = lambda values: values
-    gather: Callable[[Tensor], Tensor] = lambda values: values
-    """[N, ...] of each rank to [world * N, ...]."""
+def at_once(work: Callable[[], Micros]) -> Micros:
+    """The result of work that no server can fail."""
+    return work()
 
 
 class Collector:
@@ -49,16 +46,18 @@ class Collector:
         spare: PromptSampler | None,
         seed: int,
         ranks: Ranks,
+        surely: Callable[[Callable[[], Micros]], Micros] = at_once,
     ) -> None:
+        """Put the parts together; `surely` does work with a server that may fail, on all ranks alike."""
         self.engine, self.judge, self.settings = engine, judge, settings
         self.streams = {MIX: mix, SPARE: spare}
-        self.seed, self.ranks = seed, ranks
+        self.seed, self.ranks, self._surely = seed, ranks, surely
 
     def find(self, origin: Origin) -> Case:
-        """The case of an origin."""
+        """The case of an origin; its place is that among the cases of all ranks."""
         stream = self.streams[origin[0]]
         assert stream is not None
-        return stream.step(origin[1])[origin[2]]
+        return stream.global_step(origin[1])[origin[2]]
 
     def collect(self, generation: int, step: int, watch: Stopwatch) -> Experience:
         """Completions for `steps_per_generation` optimizer steps, with all that their updates need.
@@ -102,72 +101,62 @@ class Collector:
             cases = [case for index in steps for case in source.step(index)]
             ahead.submit(lambda: [self.engine.read_image(case) for case in cases])
 
-    def _sampled(self, stream: int, index: int, limit: int | None) -> list[MicroBatch]:
-        """Micro-batches of the step `index` of a stream, of its first `limit` cases."""
+    def _sampled(self, stream: int, index: int, limit: int | None) -> Micros:
+        """This rank's micro-batches of the step `index` of a stream, of `limit` of its cases (over all ranks)."""
         source = self.streams[stream]
         assert source is not None
-        draws = [Draw(case, (stream, index, place)) for place, case in enumerate(source.step(index))]
+        draws = [Draw(case, (stream, index, place)) for place, case in enumerate(source.global_step(index))]
         if limit is not None:  # any of the step's places, so that replacements keep the mix
             order = np.random.default_rng(derive_seed(self.seed, "places", index)).permutation(len(draws))
             draws = [draws[place] for place in sorted(order[:limit])]
         size, kind = self.settings.micro_batch, "rollout" if stream == MIX else "replacement"
-        alone = len(draws) <= size and stream == MIX
+        mine = self.ranks.cut(len(draws))
+        alone = len(mine) <= size and stream == MIX
         # with one micro-batch a generation its first pass can be kept for its first update
         keep = alone and self.settings.steps_per_generation == 1 and not self.settings.dynamic_sampling
-        micros = []
-        for part, first in enumerate(range(0, len(draws), size)):
-            seed = derive_seed(self.seed, kind, index, part, self.ranks.rank)
-            micros.append(self.engine.sample(draws[first : first + size], seed, keep))
-        return micros
+        # neither rank nor micro-batch is in the seed: each takes its share of the whole step's random numbers
+        seed = derive_seed(self.seed, kind, index, 0, 0)
+        parts = [mine[first : first + size] for first in range(0, len(mine), size)]
+        return self._surely(
+            lambda: [
+                self.engine.sample([draws[place] for place in part], seed, keep, Share(part, len(draws)))
+                for part in parts
+            ]
+        )
 
     def _without_flat_groups(
         self, micros: Sequence[MicroBatch], judgement: Judgement, generation: int, step: int, watch: Stopwatch
     ) -> tuple[Judgement, float]:
-        """Replace groups whose rewards do not differ by groups of new prompts whose do (DAPO, section 3.2).
+        """Replace groups whose rewards do not differ.
 
         Returns:
-            The rewards after it, and the share of the groups that were replaced.
+            The rewards after it, and the share of the groups of all ranks that were replaced.
         """
-        rounds, replaced = self.settings.dynamic_sampling, 0
+        rounds, group, replaced = self.settings.dynamic_sampling, self.settings.num_generations, 0
+        here = sum(len(micro.draws) for micro in micros)
+        size = here // self.settings.steps_per_generation
         for number in range(rounds):
             flat = self.judge.flat_groups(judgement).nonzero()[:, 0].tolist()
-            if not float(self.ranks.sum(torch.tensor([float(len(flat))], device=self.engine.device))[0]):
+            places = {global_place(place, size, self.ranks): place for place in flat}
+            everywhere = sorted(place for rank in everyone(list(places)) for place in rank)
+            if not everywhere:
                 break
-            if not flat:
-                continue  # other ranks still look
             with watch("sampling"):
-                fresh = self._sampled(SPARE, generation * rounds + number, len(flat))
-            with watch("rewards"):
-                found = self.judge.collect(self.judge.submit(fresh), step)
-            good = (~self.judge.flat_groups(found)).nonzero()[:, 0].tolist()
-            for place, chosen in zip(flat, good, strict=False):
-                judgement = self._replace(micros, judgement, place, fresh, found, chosen)
+                fresh = self._sampled(SPARE, generation * rounds + number, len(everywhere))
+            good = []
+            if fresh:  # there may be fewer than ranks
+                with watch("rewards"):
+                    found = self.judge.collect(self.judge.submit(fresh), step)
+                chosen = (~self.judge.flat_groups(found)).nonzero()[:, 0].tolist()
+                good = groups_of(fresh, found, chosen, group)
+            candidates = [candidate for rank in everyone(good) for candidate in rank]
+            for place, candidate in zip(everywhere, candidates, strict=False):
                 replaced += 1
-        return judgement, replaced / max(1, sum(len(micro.draws) for micro in micros))
-
-    def _replace(
-        self,
-        micros: Sequence[MicroBatch],
-        judgement: Judgement,
-        place: int,
-        fresh: Sequence[MicroBatch],
-        found: Judgement,
-        chosen: int,
-    ) -> Judgement:
-        """Put group `chosen` of `fresh` at `place` among the groups of `micros`."""
-        group = self.settings.num_generations
-        old, row = _locate(micros, place)
-        new, taken = _locate(fresh, chosen)
-        pad = self.engine.loaded.tokenizer.pad_token_id
-        both = joined([old.rollout, new.rollout], pad)
-        rows = torch.arange(len(old), device=both.ids.device)
-        rows[row * group : (row + 1) * group] = len(old) + taken * group + torch.arange(group, device=rows.device)
-        old.rollout, old.prompts = rows_of(both, rows), None
-        old.draws[row] = new.draws[taken]
-        single, total = judgement.single.clone(), judgement.total.clone()
-        here, there = (slice(i * group, (i + 1) * group) for i in (place, chosen))
-        single[here], total[here] = found.single[there], found.total[there]
-        return replace(judgement, single=single, total=total)
+                if place in places:
+                    draw = Draw(self.find(candidate.origin), candidate.origin)
+                    pad = self.engine.loaded.tokenizer.pad_token_id
+                    judgement = put(micros, judgement, places[place], candidate, draw, pad)
+        return judgement, replaced / max(1, here * self.ranks.world_size)
 
     def _score(self, parts: Sequence[Sequence[MicroBatch]], watch: Stopwatch) -> None:
         """Reference and old log-probabilities, where something needs them.
@@ -212,7 +201,7 @@ class Collector:
         }
 
     def _importance(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
-        """The correction where another engine sampled, and how far the two are apart (on this rank)."""
+        """The correction where another engine sampled, and how far the two are apart (on all ranks)."""
         stats: ImportanceStats | None = None
         for micro in micros:
             if micro.rollout.logps is None or micro.old_logps is None or micro.mask is None:
@@ -221,13 +210,7 @@ class Collector:
                 micro.old_logps, micro.rollout.logps, micro.mask, self.settings.importance, self.settings.importance_cap
             )
             stats = part if stats is None else stats + part
-        return {} if stats is None else stats.metrics()
-
-
-def _locate(micros: Sequence[MicroBatch], place: int) -> tuple[MicroBatch, int]:
-    """The micro-batch that holds the group `place`, and the group's place in it."""
-    for micro in micros:
-        if place < len(micro.draws):
-            return micro, place
-        place -= len(micro.draws)
-    raise IndexError(f"no group {place}")
+        if stats is None:
+            return {}
+        extremes = self.ranks.gather(stats.extremes[None]).amax(0)
+        return ImportanceStats(self.ranks.sum(stats.sums), extremes).metrics()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cogalign.data.case import Case
 from cogalign.data.collator import question_of
 from cogalign.generation.sampling import Rollout, SamplingSettings, sample
+from cogalign.generation.uniforms import Share
 from cogalign.grpo.experience import Draw, MicroBatch, Prompts
 from cogalign.grpo.scoring import completion_logps
 from cogalign.models.adapt import Reference
@@ -23,6 +24,8 @@ from cogalign.models.pixel_ahead import Ahead
 from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import distinct_prompts, encode_prompts, to_device
 from cogalign.recipe import GrpoSettings
+from cogalign.training.heartbeat import beat
+from cogalign.training.sharding import is_sharded
 
 Pass = tuple[Tensor, Tensor]
 """Log-probabilities and entropies [N, T]."""
@@ -38,6 +41,7 @@ class RolloutServer(Protocol):
         settings: SamplingSettings,
         seed: int,
         prompt: Inputs | None = None,
+        places: Sequence[int] | None = None,
     ) -> Rollout:
         """Completions with the log-probabilities that they were sampled with."""
         ...
@@ -99,29 +103,34 @@ class Engine:
         inputs = to_device(encode_prompts(self.loaded.processor, images, self.questions(draws)), self.device)
         return Prompts(*distinct_prompts(self.loaded.family, self.loaded.core, inputs))
 
-    def sample(self, draws: list[Draw], seed: int, keep_start: bool) -> MicroBatch:
+    def sample(self, draws: list[Draw], seed: int, keep_start: bool, share: Share | None = None) -> MicroBatch:
         """G completions for each case.
 
         Args:
             draws: the cases.
             seed: all randomness comes from it.
             keep_start: keep the prompts' pass with gradient, for the first update.
+            share: which cases of the whole step they are; None: all of them.
         """
+        beat("sampling")
+        share = Share.of_all(len(draws)) if share is None else share
         images = [self.read_image(draw.case) for draw in draws]
         prompts = self.encode(draws, images)
         if self.server is not None:
             tokens = {name: prompts.inputs[name][prompts.place] for name in ("input_ids", "attention_mask")}
-            rollout = self.server.sample(images, self.questions(draws), self.how, seed, tokens)
+            rollout = self.server.sample(images, self.questions(draws), self.how, seed, tokens, share.places)
             return MicroBatch(draws, rollout, prompts)
         if keep_start and self._can_keep():
             with torch.enable_grad():
                 prompts.start = prefill(self.loaded.family, self.loaded.model, prompts.inputs)
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        rollout = sample(self.loaded, prompts.inputs, self.how, generator, prompts.start, prompts.place)
+        rollout = sample(self.loaded, prompts.inputs, self.how, generator, prompts.start, prompts.place, share)
         return MicroBatch(draws, rollout, prompts)
 
     def _can_keep(self) -> bool:
-        """Whether the pass that samples is the pass that trains: shared prompts and no dropout."""
+        """Whether the pass that samples is the pass that trains: shared prompts, no dropout, no sharded weights."""
+        if is_sharded(self.loaded.family.text_model(self.loaded.core)):
+            return False
         drops = any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.loaded.model.modules())
         drops |= bool(getattr(self.loaded.core.config.get_text_config(), "attention_dropout", 0.0))
         return self.loaded.family.shares_prompts(self.loaded.core) and not drops
@@ -163,6 +172,7 @@ class Engine:
     def _scored(
         self, model: Any, micro: MicroBatch, prompts: Prompts, start: Prefill | None = None, with_entropy: bool = False
     ) -> Pass:
+        beat("scoring")
         owner = prompts.place.repeat_interleave(self.settings.num_generations)
         ids, mask, temperature = micro.rollout.ids, micro.rollout.mask, self.settings.temperature
         return completion_logps(self.loaded, model, prompts.inputs, ids, mask, owner, temperature, start, with_entropy)

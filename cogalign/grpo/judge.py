@@ -18,6 +18,7 @@ from cogalign.grpo.rewards.schedule import weights_at
 from cogalign.grpo.rewards.total import reward_table, total_rewards
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import GrpoSettings
+from cogalign.training.heartbeat import beat
 from cogalign.training.progress import say
 
 COLUMNS = (
@@ -84,6 +85,7 @@ class Judge:
 
     def collect(self, pending: PendingRewards, step: int) -> Judgement:
         """The rewards, weighed as at optimizer step `step`; what went wrong is said."""
+        beat("rewards")
         result = pending.collect()
         for name, index, message in result.errors[:3]:
             where = "all completions" if index is None else f"completion {index}"

@@ -222,7 +222,10 @@ def _check_ranks(prompts_per_step: int, rank: int, world_size: int) -> None:
     if prompts_per_step < 1 or prompts_per_step % world_size:
         below = prompts_per_step // world_size * world_size
         nearest = [value for value in (below, below + world_size) if value > 0]
+        fitting = [count for count in range(1, prompts_per_step + 1) if prompts_per_step % count == 0]
+        fewer, more = [n for n in fitting if n < world_size][-1:], [n for n in fitting if n > world_size][:1]
         raise ValueError(
             f"grpo.prompts_per_step: found {prompts_per_step}, which {world_size} devices cannot share equally; "
-            f"the nearest valid values are {' and '.join(map(str, nearest))}"
+            f"the nearest valid values are {' and '.join(map(str, nearest))}; the nearest numbers of devices "
+            f"(trainer.devices x trainer.num_nodes) are {' and '.join(map(str, fewer + more)) or 'none'}"
         )

@@ -18,20 +18,27 @@ from torch import Tensor
 from cogalign.data.case import Case
 from cogalign.generation.hf import decode
 from cogalign.grpo import experience as buffer
-from cogalign.grpo.collect import Collector, Ranks
+from cogalign.grpo.collect import Collector, at_once
 from cogalign.grpo.engine import Engine
 from cogalign.grpo.experience import Experience, MicroBatch, Slice
 from cogalign.grpo.judge import Judge
 from cogalign.grpo.losses import LossStats, Objective, grpo_loss, step_normalizer
 from cogalign.grpo.mix import PromptSampler
-from cogalign.grpo.observe import sample_rows
+from cogalign.grpo.observe import batch_of, sample_rows
+from cogalign.grpo.ranks import Ranks
+from cogalign.grpo.recut import recut
 from cogalign.grpo.rewards.pool import RewardPool
 from cogalign.grpo.vllm_rollouts import VllmRollouts
+from cogalign.models.blocks import configure_sharding
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import GrpoSettings
-from cogalign.training.checkpoints import keep_trainable
+from cogalign.training.checkpoint_content import keep_trainable
+from cogalign.training.finite import FiniteGuard
+from cogalign.training.progress import say
+from cogalign.training.ranks import everyone
 from cogalign.training.schedules import warmup_cosine
 from cogalign.training.stopwatch import Stopwatch
+from cogalign.training.strategies import clip, gathered
 from cogalign.training.tracking import log_step
 
 
@@ -50,6 +57,7 @@ class GrpoModule(LightningModule):
         sample_every: int = 0,
         spare: PromptSampler | None = None,
         rollouts: VllmRollouts | None = None,
+        guard: FiniteGuard | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -64,6 +72,7 @@ class GrpoModule(LightningModule):
             sample_every: optimizer steps between two tables of samples; 0 for none.
             spare: prompts that replace groups that teach nothing (`dynamic_sampling`).
             rollouts: another engine that samples; None samples in process.
+            guard: skips steps whose loss or gradient is not finite; None ends the run at the first.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -74,6 +83,7 @@ class GrpoModule(LightningModule):
         self.engine = Engine(loaded, settings, read_image, question)
         self.judge = Judge(loaded, pool, settings, self.engine.questions)
         self.objective = Objective.from_settings(settings)
+        self.guard = guard
         self.experience: Experience | None = None
         self._stored: list[dict[str, Any] | None] | None = None
         self.optimizer_step_count = 0
@@ -107,14 +117,17 @@ class GrpoModule(LightningModule):
         if self.rollouts is not None:
             with watch("sync"):
                 self.rollouts.sync()
-        found = self._collector().collect(self.rollout_count, self.optimizer_step_count, watch)
+        with gathered(self):
+            found = self._collector().collect(self.rollout_count, self.optimizer_step_count, watch)
         self.rollout_count += 1
         self.tokens_seen += self._tokens([micro for part in found.slices for micro in part.micros])
         return found
 
     def _collector(self) -> Collector:
-        ranks = Ranks(self.global_rank, self.trainer.world_size, self._sum, self._gather)
-        return Collector(self.engine, self.judge, self.settings, self.sampler, self.spare, self.seed, ranks)
+        surely = self.rollouts.surely if self.rollouts is not None else at_once
+        return Collector(
+            self.engine, self.judge, self.settings, self.sampler, self.spare, self.seed, Ranks.of(self), surely
+        )
 
     def _tokens(self, micros: list[MicroBatch]) -> int:
         """Tokens of prompts and completions of all ranks."""
@@ -144,12 +157,14 @@ class GrpoModule(LightningModule):
             stats = found if stats is None else stats + found
         assert stats is not None
         with watch("optimizer"):
-            norm = self._clipped_norm()
-            optimizer.step()
+            norm = clip(self, self.settings.max_grad_norm)
+            if self._may_step(norm, float(loss_sum), part):
+                optimizer.step()
         self.optimizer_step_count += 1
         summed = LossStats(stats.names, self._sum(stats.totals))
         loss_mean = float(self._sum(loss_sum)[0]) / self.trainer.world_size
-        return {**summed.means(), "loss": loss_mean, "grad_norm": norm, "learning_rate": rate}
+        skipped = self.guard.metrics() if self.guard is not None else {}
+        return {**summed.means(), "loss": loss_mean, "grad_norm": norm, "learning_rate": rate, **skipped}
 
     def _normalizer(self, part: Slice) -> float:
         """What the step's loss is divided by: it does not depend on how the step is cut into parts."""
@@ -178,36 +193,37 @@ class GrpoModule(LightningModule):
             micro.importance,
         )
 
-    def _clipped_norm(self) -> float:
-        """Norm of the gradient before it was clipped.
+    def _may_step(self, norm: float, loss: float, part: Slice) -> bool:
+        """Whether loss and gradient are finite on all ranks; a step that is not taken counts as a step all the same.
+
+        Args:
+            norm: of the gradient, before it was clipped.
+            loss: this rank's.
+            part: the completions, of which a copy is kept if the step is not taken.
 
         Raises:
-            ValueError: it is not finite.
+            ValueError: they are not, and no guard may skip the step, or too many steps in a row.
         """
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        norm = float(torch.nn.utils.clip_grad_norm_(trainable, self.settings.max_grad_norm))
-        if not math.isfinite(norm):
-            raise ValueError(
-                f"grpo step {self.optimizer_step_count + 1}: the gradient's norm is {norm}, the step was not "
-                "taken; lower grpo.learning_rate, or use another precision"
-            )
-        return norm
+        step = self.optimizer_step_count + 1
+        if self.guard is None:
+            if not math.isfinite(norm):
+                raise ValueError(
+                    f"grpo step {step}: the gradient's norm is {norm}, the step was not taken; "
+                    "lower grpo.learning_rate, or use another precision"
+                )
+            return True
+        taken = self.guard.judge(self.trainer, step, norm, loss, lambda: batch_of(self.loaded, part))
+        if not taken:  # Lightning ends the training by its own count of steps
+            counted = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            counted.increment_ready()
+            counted.increment_completed()
+        return taken
 
     # -- bookkeeping ------------------------------------------------------------------------------
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sum over the ranks, on the device of `values`."""
-        if self.trainer.world_size == 1:
-            return values
-        summed: Tensor = self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum")
-        return summed.to(values.device)
-
-    def _gather(self, values: Tensor) -> Tensor:
-        """Rows of all ranks."""
-        if self.trainer.world_size == 1:
-            return values
-        gathered: Any = self.all_gather(values)
-        return gathered.flatten(0, 1)
+        return Ranks.of(self).sum(values)
 
     def _log(self, metrics: dict[str, float], part: Slice) -> None:
         """One row of this optimizer step in every logger, now and then with a table of samples."""
@@ -221,12 +237,15 @@ class GrpoModule(LightningModule):
             rows = sample_rows(cases, images, texts, self.settings.num_generations)
         log_step(self.trainer.loggers, metrics, step, rows)
 
+    def configure_model(self) -> None:
+        """Shard the blocks where the strategy asks for it."""
+        configure_sharding(self.trainer, self.loaded)
+
     def on_fit_start(self) -> None:
         """Open the server that samples, if there is one."""
         if self.rollouts is not None:
-            self.engine.server = self.rollouts.open(
-                self.global_rank, self.trainer.world_size, self.trainer.strategy.broadcast
-            )
+            trainer = self.trainer
+            self.engine.server = self.rollouts.open(Ranks.of(self), trainer.num_nodes, trainer.strategy.broadcast)
 
     def on_fit_end(self) -> None:
         """Give the model back as it was."""
@@ -240,17 +259,15 @@ class GrpoModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Trainable weights, our own counters, and the completions that are still to be used, of every rank."""
         keep_trainable(checkpoint, self)
-        mine = None if self.experience is None else buffer.save(self.experience)
-        everyone: list[Any] = [mine]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            everyone = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everyone, mine)
+        stored = everyone(None if self.experience is None else buffer.save(self.experience))
         checkpoint["grpo"] = {
             "optimizer_step_count": self.optimizer_step_count,
             "rollout_count": self.rollout_count,
             "tokens_seen": self.tokens_seen,
-            "experience": everyone,
+            "experience": stored,
         }
+        if self.guard is not None:
+            checkpoint["nonfinite"] = self.guard.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the counters back; the completions wait until the ranks are known."""
@@ -258,14 +275,23 @@ class GrpoModule(LightningModule):
         self._stored = state.pop("experience")
         for name, value in state.items():
             setattr(self, name, int(value))
+        if self.guard is not None and "nonfinite" in checkpoint:
+            self.guard.load_state_dict(checkpoint["nonfinite"])
 
     def _restore(self) -> None:
-        """The completions of the checkpoint; dropped where it was written by another number of ranks."""
+        """The completions of the checkpoint, cut anew where it was written by another number of ranks."""
         stored, self._stored = self._stored, None
-        if stored is None or len(stored) != self.trainer.world_size or stored[self.global_rank] is None:
+        if stored is None:
             return
-        mine = stored[self.global_rank]
-        assert mine is not None
+        ranks, pad = range(self.trainer.world_size), self.loaded.tokenizer.pad_token_id
+        try:
+            mine = recut(stored, ranks, self.settings.micro_batch, pad)[self.global_rank]
+        except ValueError as error:
+            if self.trainer.is_global_zero:
+                say(f"note: the completions in the checkpoint are dropped and new ones sampled: {error}")
+            return
+        if mine is None:
+            return
         self.experience = buffer.load(mine, self._collector().find, self.device)
         self.engine.renew_features()
         for part in self.experience.slices:  # in the order in which they were encoded first

@@ -1,4 +1,4 @@
-"""What is logged of a rollout, under TRL's metric names. Pure functions."""
+"""What is logged and kept of a rollout; metrics have TRL's names. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from cogalign.data.case import Case
-from cogalign.generation.hf import Completion
+from cogalign.generation.hf import Completion, decode
+from cogalign.grpo.experience import LEARNED, Slice
+from cogalign.models.load import LoadedModel
 
 
 def length_metrics(lengths: Tensor, finished: Tensor) -> dict[str, float]:
@@ -74,3 +76,20 @@ def sample_rows(
         }
         for index in range(0, len(cases), stride)
     ]
+
+
+def batch_of(loaded: LoadedModel, part: Slice) -> dict[str, Any]:
+    """An optimizer step's completions with all that the loss was made of, to look at afterwards.
+
+    Returns:
+        `micros.<number>.<name>`: ids of the cases and texts of the completions (G a case, side by side), and tensors.
+    """
+    micros = {}
+    for number, micro in enumerate(part.micros):
+        tensors = {name: getattr(micro, name) for name in LEARNED} | {"ids": micro.rollout.ids}
+        micros[str(number)] = {
+            "cases": [draw.case.id for draw in micro.draws],
+            "completions": [completion.text for completion in decode(loaded, micro.rollout)],
+            **{name: value for name, value in tensors.items() if value is not None},
+        }
+    return {"micros": micros, "metrics": dict(part.metrics)}

@@ -16,6 +16,7 @@ from cogalign.models.packing import Layout, PackedAttention
 from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import Inputs
 from cogalign.models.shared_prefix import attention_through
+from cogalign.training.sharding import is_sharded
 
 
 def completion_logps(
@@ -91,11 +92,14 @@ def predicting_states(
         owner: [N], the prompt of each, ascending.
     """
     first = start.last[owner][:, None]
-    inputs = (mask.sum(1) - 1).clamp(min=0)  # the last token of a completion predicts nothing that is scored
-    if ids.shape[1] == 1 or int(inputs.max()) == 0:
-        return first.expand(-1, ids.shape[1], -1)
-    layout = Layout.of(inputs, owner, len(start.last))
     family, text = loaded.family, loaded.family.text_model(core)
+    inputs = (mask.sum(1) - 1).clamp(min=0)  # the last token of a completion predicts nothing that is scored
+    idle = int(inputs.max()) == 0
+    if idle and not is_sharded(text):
+        return first.expand(-1, ids.shape[1], -1)
+    if idle:  # passes through a sharded model are collectives: what other ranks run runs here, too
+        inputs = inputs.clamp(min=1)
+    layout = Layout.of(inputs, owner, len(start.last))
     longest = layout.valid.shape[1]
     with attention_through(text):
         packed = text(
@@ -105,5 +109,7 @@ def predicting_states(
             shared_prefix=PackedAttention(start.prefix, layout),
         ).last_hidden_state
     rest = layout.unpacked(packed)
+    if idle:
+        return (first + 0.0 * rest.sum()).expand(-1, ids.shape[1], -1)  # so that going backward is one, too
     missing = ids.shape[1] - 1 - longest  # columns in which none of these completions has a token
     return torch.cat([first, rest, first.expand(-1, missing, -1)], 1)

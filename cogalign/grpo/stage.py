@@ -18,11 +18,13 @@ from cogalign.grpo.rewards.build import build_rewards
 from cogalign.grpo.rewards.pool import RewardPool
 from cogalign.grpo.vllm_rollouts import VllmRollouts
 from cogalign.models.adapt import save_checkpoint, set_trainable, train_all
+from cogalign.models.blocks import prepare_blocks
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.models.pixel_cache import cached
 from cogalign.recipe import PARTS, Recipe
 from cogalign.training.atomic import readable
 from cogalign.training.context import StageContext
+from cogalign.training.finite import FiniteGuard
 from cogalign.training.fitting import fit_callbacks
 from cogalign.training.last_metrics import last_metrics
 from cogalign.training.progress import say
@@ -97,7 +99,7 @@ def prepare_model(context: StageContext) -> LoadedModel:
         set_trainable(loaded)
     else:
         train_all(loaded, recipe.sft.freeze_vision, recipe.sft.freeze_projector)
-    return loaded
+    return prepare_blocks(loaded, recipe.trainer, "grpo")
 
 
 def prompt_sampler(recipe: Recipe, cases: PairReader, stream: str, rank: int, world_size: int) -> PromptSampler:
@@ -123,6 +125,7 @@ def build_module(
     rank: int = 0,
     world_size: int = 1,
     rollouts: VllmRollouts | None = None,
+    guard: FiniteGuard | None = None,
 ) -> GrpoModule:
     """The LightningModule of one rank."""
     settings = recipe.grpo
@@ -138,6 +141,7 @@ def build_module(
         recipe.tracking.sample_every,
         spare,
         rollouts,
+        guard,
     )
 
 
@@ -168,6 +172,7 @@ def _run(context: StageContext, pool: RewardPool, stack: ExitStack) -> dict[str,
     trainer = build_trainer(
         recipe,
         folder=context.folder,
+        stage="grpo",
         max_steps=settings.steps,
         callbacks=fit_callbacks(recipe, context.folder, "grpo", settings.steps, settings.checkpoint_every),
         loggers=build_loggers(recipe, context),
@@ -175,14 +180,16 @@ def _run(context: StageContext, pool: RewardPool, stack: ExitStack) -> dict[str,
     rollouts = open_rollouts(context, loaded, stack)
     with_cache = cached(loaded, context.run_dir, recipe.data.cache_gb)
     cases, rank, ranks = open_cases(context), trainer.global_rank, trainer.world_size
-    module = build_module(recipe, with_cache, cases, pool, rank, ranks, rollouts)
+    guard = FiniteGuard(context.folder, recipe.trainer.nonfinite_limit)
+    module = build_module(recipe, with_cache, cases, pool, rank, ranks, rollouts, guard)
     stack.callback(module.engine.end)
     say(f"grpo: {settings.prompts_per_step} prompts x {settings.num_generations} completions a step")
     # the module knows its own position; the loader only counts optimizer steps
     steps: DataLoader[Any] = DataLoader(range(settings.steps), batch_size=None)  # type: ignore[arg-type]
     fit_or_resume(trainer, module, steps, context.folder, "grpo")
+    written = save_checkpoint(loaded, context.folder)  # all ranks: weights may be divided over them; the first writes
     if trainer.is_global_zero:
-        readable(save_checkpoint(loaded, context.folder))
+        readable(written)
     trainer.strategy.barrier("saved")  # no rank goes on to the next stage before the files are there
     finish_tracking()
     last = last_metrics(context.folder, ("reward", "kl", "entropy", "frac_reward_zero_std"))

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import LoraSettings
+from cogalign.training.full_state import full_state
+from cogalign.training.ranks import is_first, together
 
 POLICY, REFERENCE = "default", "reference"
 
@@ -121,16 +123,28 @@ def _copy_adapter(model: nn.Module) -> None:
 
 
 def save_checkpoint(loaded: LoadedModel, folder: Path) -> Path:
-    """Write the adapter (PEFT's format) to `folder/adapter`, or the full model to `folder/model`, by rename."""
+    """Write the adapter (PEFT's format) to `folder/adapter`, or the full model to `folder/model`, by rename.
+
+    All ranks call it: weights that are shared out are gathered. The first one writes, and the others wait for it.
+    """
     is_adapter = hasattr(loaded.model, "peft_config")
     final = folder / ("adapter" if is_adapter else "model")
-    temporary = folder / f".{final.name}.partial"
+    weights = full_state(loaded.model)
+    if is_first():
+        _write(loaded, weights, final, is_adapter)
+    together()
+    return final
+
+
+def _write(loaded: LoadedModel, weights: dict[str, Tensor] | None, final: Path, is_adapter: bool) -> None:
+    """Write an adapter or a model with the given weights (None: its own)."""
+    temporary = final.with_name(f".{final.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
+    given: dict[str, Any] = {} if weights is None else {"state_dict": weights}
     if is_adapter:
-        loaded.model.save_pretrained(str(temporary), selected_adapters=[POLICY], safe_serialization=True)
+        loaded.model.save_pretrained(str(temporary), selected_adapters=[POLICY], safe_serialization=True, **given)
     else:
-        loaded.model.save_pretrained(str(temporary))
+        loaded.model.save_pretrained(str(temporary), **given)
         loaded.processor.save_pretrained(str(temporary))
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
-    return final

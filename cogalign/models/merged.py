@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,8 @@ def fused_adapter(model: Any) -> Iterator[int]:
     Yields:
         The number of layers that were fused.
     """
-    parts = _adapted(model) if hasattr(model, "peft_config") and not _is_autocast() else []
+    skip = model in _NEVER or not hasattr(model, "peft_config") or _is_autocast()
+    parts = [] if skip else _adapted(model)
     fused = [part for part in parts if _can_fold(part) and _no_dropout(part)]
     try:
         for part in fused:
@@ -97,6 +98,12 @@ def fused_adapter(model: Any) -> Iterator[int]:
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, list[Any]] = WeakKeyDictionary()
+_NEVER: WeakSet[nn.Module] = WeakSet()
+
+
+def never_fuse(model: nn.Module) -> None:
+    """Leave this model's adapter to `torch.compile`: it would compile anew for every part that is patched in."""
+    _NEVER.add(model)
 
 
 def _adapted(model: nn.Module) -> list[Any]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
-from cogalign.data.datamodule import PositionedData
+from cogalign.data.datamodule import PositionedData, start_worker
 from cogalign.data.images import resize_image, resize_mask
 from cogalign.data.sampler import StepSampler
 from cogalign.data.spread import spread_evenly
@@ -135,9 +135,13 @@ class DrawSampler(StepSampler):
 
     def __iter__(self) -> Iterator[list[Draw]]:  # type: ignore[override]
         """Batches from `start` on."""
-        for index in range(self.start, self.total):
-            first = (index * self.world_size + self.rank) * self.batch_size
-            yield [(item, first + place) for place, item in enumerate(self.batch(index))]
+        for index in range(self.start, self.start + self.left):
+            yield self.draws(index)
+
+    def draws(self, index: int) -> list[Draw]:
+        """The draws of batch `index` of this rank."""
+        first = self.place(index)
+        return [(item, first + place) for place, item in enumerate(self.batch(index))]
 
 
 class SegmenterData(PositionedData):
@@ -153,9 +157,20 @@ class SegmenterData(PositionedData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches from the position on."""
+        workers = self.settings.workers
+        begin = start_worker if workers else None
+        return DataLoader(self.train, batch_sampler=self.sampler(), num_workers=workers, worker_init_fn=begin)
+
+    def sampler(self) -> DrawSampler:
+        """The training draws from the position on."""
         size = self.settings.batch_size
-        sampler = DrawSampler(len(self.train), size, self.batches, self.seed, self.consumed, *self.ranks)
-        return DataLoader(self.train, batch_sampler=sampler, num_workers=self.settings.workers)
+        return DrawSampler(len(self.train), size, self.batches, self.seed, self.position, *self.ranks)
+
+    def last_cases(self) -> list[str]:
+        """Ids of the cases of this rank's newest batch."""
+        sampler = self.sampler()
+        draws = sampler.draws(sampler.start - 1)
+        return [self.train.case(item, place // len(self.train)).id for item, place in draws]
 
     def val_dataloader(self) -> DataLoader[Any]:
         """All validation images, on every rank: there are few, and all ranks must agree on the best weights."""

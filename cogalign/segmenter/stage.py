@@ -17,9 +17,11 @@ from cogalign.segmenter.module import SegmenterModule
 from cogalign.segmenter.pictures import write_curves, write_worst
 from cogalign.training.atomic import write_json
 from cogalign.training.context import StageContext
+from cogalign.training.finite import FiniteGuard
 from cogalign.training.fitting import fit_callbacks
 from cogalign.training.progress import say
 from cogalign.training.seeding import derive_seed, seed_everything
+from cogalign.training.strategies import devices_of
 from cogalign.training.tracking import build_loggers, finish_tracking
 from cogalign.training.trainer import build_trainer, fit_or_resume, uses_gpu
 
@@ -57,14 +59,15 @@ def train(context: StageContext, case_set: CaseSet) -> tuple[SegmenterModule, Se
     recipe, settings = context.recipe, context.recipe.segmenter
     seed_everything(derive_seed(recipe.seed, "segmenter"))
     config, network = prepare_network(settings)
-    world = build_trainer(recipe, folder=context.folder).world_size
-    data = prepare_data(recipe, case_set, world=world)
+    data = prepare_data(recipe, case_set, world=devices_of(recipe.trainer))
     per_epoch = data.batches // settings.epochs
-    module = SegmenterModule(network, config, settings, data.batches, per_epoch, context.folder)
+    guard = FiniteGuard(context.folder, recipe.trainer.nonfinite_limit)
+    module = SegmenterModule(network, config, settings, data.batches, per_epoch, context.folder, guard)
     every = settings.checkpoint_every * per_epoch
     trainer = build_trainer(
         recipe,
         folder=context.folder,
+        stage="segmenter",
         max_steps=data.batches,
         callbacks=fit_callbacks(recipe, context.folder, "segmenter", data.batches, every),
         loggers=build_loggers(recipe, context),

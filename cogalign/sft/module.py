@@ -1,7 +1,12 @@
-"""Stage 1 as a LightningModule: next-token loss on the answer, LoRA or full weights."""
+"""Stage 1 as a LightningModule: next-token loss on the answer, LoRA or full weights.
+
+The gradient of an optimizer step is that of the mean loss over all answer tokens of the step, whatever ranks and
+forward passes they lie on: each pass gives the gradient of its sum, and the step divides by the number of tokens.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +16,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional
 
+from cogalign.models.blocks import configure_sharding
 from cogalign.models.inputs import padding_is_behind
 from cogalign.models.load import LoadedModel
 from cogalign.models.merged import fused_adapter
 from cogalign.recipe import SftSettings
-from cogalign.training.checkpoints import keep_trainable
+from cogalign.sft.passes import realign
+from cogalign.training.checkpoint_content import STEP, keep_trainable
+from cogalign.training.finite import FiniteGuard, NonFinite
 from cogalign.training.schedules import warmup_cosine
+from cogalign.training.strategies import clip, gathered, owns_gradients
 from cogalign.training.tracking import log_step
 
 
@@ -30,6 +39,11 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
 
 
+def answer_tokens(labels: Tensor) -> int:
+    """Tokens over which `answer_loss` is a mean; labels [B, L]."""
+    return int((labels[:, 1:] != -100).sum())
+
+
 class SftModule(LightningModule):
     """Supervised fine-tuning; `trainer.max_steps` optimizer steps with a cosine schedule."""
 
@@ -38,17 +52,20 @@ class SftModule(LightningModule):
         loaded: LoadedModel,
         settings: SftSettings,
         write_samples: Callable[[], list[dict[str, Any]]] | None = None,
+        guard: FiniteGuard | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold the trainable weights only
         self.loaded = loaded
         self.model = loaded.model
         self.settings = settings
-        self.write_samples = write_samples
+        self.write_samples, self.guard = write_samples, guard
         self.tokens_seen = 0
         self.eval_loss: float | None = None
         self.shown_metrics: dict[str, float] = {}
-        self._losses: list[float] = []
+        self._sums = (0.0, 0, 0)  # of this rank in the step so far: loss, answer tokens, all tokens
+        self._loss_of_step = float("nan")
+        self._suspect: dict[str, Tensor] = {}
         self._validation: list[tuple[float, int]] = []
         self._grad_norm = self._rate = float("nan")
         self._clock, self._logged = 0.0, 0
@@ -64,19 +81,84 @@ class SftModule(LightningModule):
             logits = self.model(**inputs, use_cache=False, logits_to_keep=labels.shape[1] - keep).logits
         return answer_loss(logits, labels[:, keep:])
 
+    def configure_model(self) -> None:
+        """Shard the blocks where the strategy asks for it."""
+        configure_sharding(self.trainer, self.loaded)
+
+    @property
+    def alone(self) -> bool:
+        """Whether one forward pass of one process is all of an optimizer step."""
+        return self.trainer.world_size * self.trainer.accumulate_grad_batches == 1
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of a batch."""
-        loss = self._loss(batch)
-        self.tokens_seen += int(batch["attention_mask"].sum()) * self.trainer.world_size
-        self.trainer.datamodule.consumed += 1  # type: ignore[attr-defined]
-        self._losses.append(float(loss.detach()))
-        return loss
+        """Loss of a batch as it goes into the backward pass: see `_weight`."""
+        mean = self._loss(batch)
+        tokens, value = answer_tokens(batch["labels"]), float(mean.detach())
+        loss, answers, seen = self._sums
+        self._sums = loss + value * tokens, answers + tokens, seen + int(batch["attention_mask"].sum())
+        if math.isfinite(loss):  # else the batch that did it is kept already
+            self._suspect = batch
+        self.trainer.datamodule.advance(len(batch["labels"]))  # type: ignore[attr-defined]
+        return mean if self.alone else mean * self._weight(tokens)
+
+    def _weight(self, tokens: int) -> float:
+        """Factor on the mean loss of a pass: its tokens; the step divides by those of all ranks and passes.
+
+        DeepSpeed keeps the gradients to itself, so the division comes first there, by what is known: the tokens of
+        all ranks in this pass.
+        """
+        if not owns_gradients(self.trainer):
+            return float(tokens)
+        return tokens * self.trainer.world_size / float(self._over_ranks(float(tokens))[0])
+
+    def _over_ranks(self, *values: float) -> Tensor:
+        """Sums over all ranks, float64."""
+        mine = torch.tensor(values, dtype=torch.float64)
+        if self.trainer.world_size == 1:
+            return mine
+        summed: Tensor = self.trainer.strategy.reduce(mine.to(self.device), reduce_op="sum")
+        return summed.cpu()
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Note the norm of the gradient before it is clipped, and the learning rate of this step."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self._grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+        """Make the gradient that of the mean over the step's tokens; note that mean and the learning rate."""
+        loss, answers, seen = self._over_ranks(*self._sums).tolist()
+        self._loss_of_step = loss / answers
+        self.tokens_seen += int(seen)
         self._rate = optimizer.param_groups[0]["lr"]
+        if not self.alone and not owns_gradients(self.trainer):
+            # Lightning has divided by the passes, and the strategy by the ranks
+            factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / answers
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the gradient and note its norm before; drop it if it or the loss is not finite: then nothing moves.
+
+        Raises:
+            NonFinite: too many such steps in a row.
+        """
+        owned = owns_gradients(self.trainer)
+        self._grad_norm = float("nan") if owned else clip(self, gradient_clip_val or math.inf)
+        mine, answers, _ = self._sums
+        self._sums = (0.0, 0, 0)
+        if self.guard is None:
+            return
+        step, norm = self.trainer.global_step + 1, 0.0 if owned else self._grad_norm
+        finite = self.guard.judge(self.trainer, step, norm, mine / answers, self._kept)
+        self._suspect = {}
+        if finite:
+            return
+        if owned:
+            raise NonFinite(f"sft step {step}: under {type(self.trainer.strategy).__name__} no step can be skipped")
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def _kept(self) -> dict[str, Any]:
+        """What is saved of a step that is skipped: all its cases, and the tensors of the batch that did it."""
+        return {"cases": self.trainer.datamodule.last_cases(), "batch": self._suspect}  # type: ignore[attr-defined]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """One row of metrics for each optimizer step."""
@@ -85,14 +167,15 @@ class SftModule(LightningModule):
             return  # gradients are being accumulated
         now = time.perf_counter()
         self.shown_metrics = {
-            "loss": sum(self._losses) / max(1, len(self._losses)),
+            "loss": self._loss_of_step,
             "grad_norm": self._grad_norm,
             "learning_rate": self._rate,
             "num_tokens": float(self.tokens_seen),
             "step_time": now - self._clock,
+            **(self.guard.metrics() if self.guard is not None else {}),
         }
         log_step(self.trainer.loggers, self.shown_metrics, step)
-        self._losses, self._clock, self._logged = [], now, step
+        self._clock, self._logged = now, step
 
     def on_train_start(self) -> None:
         """Start the clock."""
@@ -104,16 +187,18 @@ class SftModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Loss of a validation batch."""
-        tokens = int((batch["labels"] != -100).sum())
+        tokens = answer_tokens(batch["labels"])
         self._validation.append((float(self._loss(batch)) * tokens, tokens))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation loss (a mean over tokens) and what the model writes for a few cases."""
+        """Log the validation loss (a mean over tokens) and what the model writes for a few cases.
+
+        Every rank has validated all batches: there are few, and a sharded model wants all ranks in every pass.
+        """
         sums = torch.tensor(self._validation, dtype=torch.float64).sum(0)
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
         self.eval_loss = float(sums[0] / sums[1])
-        samples = self.write_samples() if self.write_samples and self.trainer.is_global_zero else None
+        with gathered(self):
+            samples = self.write_samples() if self.write_samples and self.trainer.is_global_zero else None
         log_step(self.trainer.loggers, {"eval_loss": self.eval_loss}, self.trainer.global_step, samples)
         self._clock = time.perf_counter()
 
@@ -128,10 +213,16 @@ class SftModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Trainable weights and the token count only."""
+        """Trainable weights only, and the counts."""
         keep_trainable(checkpoint, self)
         checkpoint["tokens_seen"] = self.tokens_seen
+        if self.guard is not None:
+            checkpoint["nonfinite"] = self.guard.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the token count back."""
+        """Take the counts back, as this run's number of passes counts."""
         self.tokens_seen = int(checkpoint["tokens_seen"])
+        if self.guard is not None and "nonfinite" in checkpoint:
+            self.guard.load_state_dict(checkpoint["nonfinite"])
+        if "loops" in checkpoint:
+            realign(checkpoint["loops"], int(checkpoint[STEP]), self.trainer.accumulate_grad_batches)

@@ -9,16 +9,20 @@ from cogalign.data.collator import SftCollator, question_of
 from cogalign.data.datamodule import CaseDataset, SftData
 from cogalign.generation.hf import generate
 from cogalign.models.adapt import add_lora, save_checkpoint, train_all
+from cogalign.models.blocks import prepare_blocks
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.models.pixel_cache import with_pixel_cache
 from cogalign.recipe import Recipe
 from cogalign.sft.module import SftModule
+from cogalign.sft.passes import passes_of
 from cogalign.training.atomic import readable
 from cogalign.training.context import StageContext
+from cogalign.training.finite import FiniteGuard
 from cogalign.training.fitting import fit_callbacks
 from cogalign.training.last_metrics import last_metrics
 from cogalign.training.progress import say
 from cogalign.training.seeding import derive_seed, seed_everything
+from cogalign.training.strategies import devices_of
 from cogalign.training.tracking import build_loggers, finish_tracking
 from cogalign.training.trainer import build_trainer, fit_or_resume
 
@@ -36,13 +40,13 @@ def prepare_model(recipe: Recipe) -> LoadedModel:
     else:
         loaded = train_all(loaded, settings.freeze_vision, settings.freeze_projector)
     loaded.model.train()
-    return loaded
+    return prepare_blocks(loaded, recipe.trainer, "sft")
 
 
-def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel) -> SftData:
+def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel, passes: int = 1) -> SftData:
     """The loaders; validation on the first cases of the split `validation`, if there is one.
 
-    Images are decoded and processed in `sft.workers` processes, once a run as far as `data.cache_gb` reaches.
+    An optimizer step takes `passes` batches of each device. Images are decoded and processed in `sft.workers` processes, once a run as far as `data.cache_gb` reaches.
     """
     settings = recipe.sft
     train = CaseDataset(case_set, case_set.split("train"))
@@ -51,10 +55,10 @@ def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel) -> SftD
         validation = CaseDataset(case_set, case_set.split("validation")[: settings.validation_limit])
     processor = with_pixel_cache(loaded.processor, recipe.run_dir, recipe.data.cache_gb)
     collate = SftCollator(processor, recipe.data.question, settings.max_length)
-    batches = settings.steps * settings.accumulate
+    batches = settings.steps * passes
     lengths = collate.text_lengths(train.cases) if settings.group_by_length else None
     seed = derive_seed(recipe.seed, "sft")
-    return SftData(train, validation, collate, settings.batch_size, batches, seed, settings.workers, lengths)
+    return SftData(train, validation, collate, settings.batch_size, batches, seed, settings.workers, lengths, passes)
 
 
 def _sample_writer(recipe: Recipe, data: SftData, loaded: LoadedModel) -> Any:
@@ -83,31 +87,35 @@ def _sample_writer(recipe: Recipe, data: SftData, loaded: LoadedModel) -> Any:
 def run(context: StageContext) -> dict[str, Any]:
     """Train, write `adapter/` or `model/` into the stage's folder, and return the last metrics."""
     recipe, settings = context.recipe, context.recipe.sft
+    passes = passes_of(settings, devices_of(recipe.trainer))
     seed_everything(derive_seed(recipe.seed, "sft"))
     loaded = prepare_model(recipe)
-    data = prepare_data(recipe, read_case_set(context.case_set_dir), loaded)
-    module = SftModule(loaded, settings, _sample_writer(recipe, data, loaded))
+    data = prepare_data(recipe, read_case_set(context.case_set_dir), loaded, passes)
+    guard = FiniteGuard(context.folder, recipe.trainer.nonfinite_limit)
+    module = SftModule(loaded, settings, _sample_writer(recipe, data, loaded), guard)
     callbacks = fit_callbacks(recipe, context.folder, "sft", settings.steps, settings.checkpoint_every)
     options: dict[str, Any] = {"val_check_interval": 1.0, "limit_val_batches": 0}
     if data.validation is not None:
         # Lightning counts batches here, not steps, and wants no interval beyond the last batch
-        every = min(settings.validate_every, settings.steps) * settings.accumulate
+        every = min(settings.validate_every, settings.steps) * passes
         options = {"val_check_interval": every, "check_val_every_n_epoch": None}
     trainer = build_trainer(
         recipe,
         folder=context.folder,
+        stage="sft",
         max_steps=settings.steps,
         callbacks=callbacks,
         loggers=build_loggers(recipe, context),
-        accumulate_grad_batches=settings.accumulate,
+        accumulate_grad_batches=passes,
         gradient_clip_val=settings.max_grad_norm,
         **options,
     )
     counts = parameter_counts(loaded.model)
     say(f"sft: {counts['trainable_parameters']:,} of {counts['parameters']:,} parameters are trained")
     fit_or_resume(trainer, module, data, context.folder, "sft")
+    written = save_checkpoint(loaded, context.folder)
     if trainer.is_global_zero:
-        readable(save_checkpoint(loaded, context.folder))
+        readable(written)
     trainer.strategy.barrier("saved")  # no rank goes on to the next stage before the files are there
     finish_tracking()
     last = last_metrics(context.folder, ("loss", "eval_loss"))

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process takes, on this machine or another one (pids repeat in containers)."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager
@@ -21,7 +27,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         OSError: the disk is full or cannot be written; an older file of this name stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
             yield file

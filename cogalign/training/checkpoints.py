@@ -1,38 +1,39 @@
-"""Checkpoints from which an interrupted stage goes on: where they lie, what is in them, which one is whole.
+"""Checkpoints from which an interrupted stage goes on: where they lie, which one is whole, how one comes and goes.
 
-A checkpoint holds the trainable weights only. A LightningModule does it so::
+`<stage>/checkpoints/step-00000012.ckpt` is a file, or with `trainer.sharded_checkpoints` a folder of that name, into
+which every rank has written its part. Both are written under a temporary name (`.step-00000012.ckpt.tmp`), flushed to
+disk and renamed by `commit`. A folder also holds `COMPLETE`, written last, with the size of every other file of it.
 
-    class Module(LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.strict_loading = False  # the frozen weights are not in the checkpoint
-
-        def on_save_checkpoint(self, checkpoint):
-            keep_trainable(checkpoint, self)
-
-The step counters, the optimizer, the schedule, the random generators and the position of the data
-loader are saved by Lightning and by `resume.ResumeCheckpoint`. State of the module's own (a
-rollout buffer, counters) belongs into `on_save_checkpoint` and `on_load_checkpoint`, as tensors and
-plain values: checkpoints are read with `weights_only=True`.
+The newest `trainer.keep_checkpoints` stay. `latest_checkpoint` gives the newest that is whole: a file is read from end
+to end and its checksums are compared, a folder's files are compared with `COMPLETE`. What a checkpoint holds is
+written down in `checkpoint_content`.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import pickle
+import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import nn
 
+from cogalign.training.atomic import write_json
+from cogalign.training.checkpoint_content import WANTED
 from cogalign.training.progress import say
 
 FOLDER = "checkpoints"
-LAST = "last.ckpt"
-PREVIOUS = "previous.ckpt"
+COMPLETE = "COMPLETE"
+METADATA = "meta.pt"
+"""What a sharded checkpoint holds beside weights and optimizer states (Lightning's name)."""
+NAME = re.compile(r"step-(\d{8,})\.ckpt")
+LEFTOVER = re.compile(r"\.step-\d{8,}\.ckpt\.(tmp|old)|\.COMPLETE\.\d+\.tmp")
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
@@ -54,63 +55,186 @@ class StreamedCheckpoints(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
 
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint; a folder that ranks of fsdp2 have written is put together."""
+        if Path(path).is_dir():
+            from cogalign.training.consolidate import read_sharded
 
-def trainable_state_dict(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters of a module that require a gradient, by their names in its state dict."""
-    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+            return read_sharded(Path(path))
+        content: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+        return content
 
 
-def keep_trainable(checkpoint: dict[str, Any], module: nn.Module) -> None:
-    """Leave only trainable weights in a Lightning checkpoint's `state_dict` (in place).
+def path_of(folder: Path, step: int) -> Path:
+    """The checkpoint of an optimizer step in a stage's folder."""
+    return folder / FOLDER / f"step-{step:08d}.ckpt"
+
+
+def temporary_of(path: Path) -> Path:
+    """Where a checkpoint is written before it gets its name; the same on all ranks."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def commit(path: Path, keep: int) -> None:
+    """Give a fully written checkpoint its name and delete those that are too old. One rank does this, after a barrier.
 
     Args:
-        checkpoint: what Lightning hands to `on_save_checkpoint`.
-        module: the LightningModule.
+        path: from `path_of`; what was written lies at `temporary_of(path)`, as a file or as a folder.
+        keep: checkpoints that stay.
+
+    Raises:
+        OSError: nothing was renamed; the checkpoints before are as they were.
     """
-    names = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in names}
+    temporary = temporary_of(path)
+    if temporary.is_dir():
+        _seal(temporary)
+    if path.is_dir():  # a damaged one of this step: os.replace does not replace a folder that holds something
+        discard(path)
+    elif path.exists() and temporary.is_dir():
+        path.unlink()
+    os.replace(temporary, path)
+    _flush(path.parent)
+    for old in _by_step(path.parent)[keep:]:
+        discard(old)
 
 
-def commit(temporary: Path, folder: Path) -> Path:
-    """Make a fully written file the newest checkpoint; the one before stays as `previous.ckpt`.
+def steps_of(folder: Path) -> list[int]:
+    """The steps of all checkpoints of a stage, the newest first, damaged ones among them."""
+    return [step_of(path) for path in _by_step(folder / FOLDER)]
 
-    Args:
-        temporary: the new checkpoint, in `folder`.
-        folder: the checkpoint folder.
 
-    Returns:
-        The path of the newest checkpoint.
-    """
-    last = folder / LAST
-    if last.exists():
-        os.replace(last, folder / PREVIOUS)
-    os.replace(temporary, last)
-    return last
+def later_than(folder: Path, step: int) -> list[Path]:
+    """Checkpoints of later steps than the one from which a stage goes on: they are damaged."""
+    return [path for path in _by_step(folder / FOLDER) if step_of(path) > step]
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process has left half written in a stage's checkpoint folder. One rank does this."""
+    for path in _entries(folder / FOLDER):
+        if LEFTOVER.fullmatch(path.name):
+            discard(path)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a stage that can be read; None if there is none.
+    """The newest checkpoint of a stage that is whole; None if there is none.
 
     Args:
         folder: the stage's folder.
 
-    A damaged `last.ckpt` (a machine that lost power) is named in a message, and `previous.ckpt` taken.
+    Damaged ones (a machine that lost power, a full quota) are named in a message with what is taken instead; they
+    stay where they are until the next one is written.
     """
-    for name in (LAST, PREVIOUS):
-        path = folder / FOLDER / name
-        if not path.exists():
-            continue
-        try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except UNREADABLE as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            say(f"warning: {path} cannot be read ({reason[:120]}); looking for the one before")
-            continue
-        return path
+    damaged: list[str] = []
+    for path in _by_step(folder / FOLDER):
+        reason = damage(path)
+        if reason is None:
+            _tell(damaged, f"going back to {path}")
+            return path
+        damaged.append(f"{path} is damaged ({reason})")
+    _tell(damaged, "there is none before it: the stage starts anew")
     return None
 
 
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole."""
+    try:
+        if path.is_dir():
+            return _damaged_folder(path)
+        content = read(path)
+        missing = [name for name in WANTED if name not in content]
+        if missing:
+            return f"it has no {', '.join(missing)}"
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # reads all of it: a lost page of a tensor shows in its checksum
+        return None if broken is None else f"checksum of {broken}"
+    except UNREADABLE as error:
+        return ((str(error).strip() or type(error).__name__).splitlines()[0])[:120]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Content of a checkpoint on the CPU; of a folder what its ranks have in common, without weights and optimizer.
+
+    A folder of DeepSpeed's own form has nothing that can be read without pickle: it gives nothing.
+
+    Raises:
+        OSError, RuntimeError, ValueError: it cannot be read, or is no checkpoint.
+    """
+    file = path / METADATA if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        return {}
+    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__} and no checkpoint")
+    return content
+
+
 def step_of(path: Path) -> int:
-    """Optimizer steps that were done when a checkpoint was written."""
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return int(content.get("cogalign_step", content["global_step"]))
+    """Optimizer steps that were done when a checkpoint was written.
+
+    Raises:
+        ValueError: it has not the name of a checkpoint.
+    """
+    found = NAME.fullmatch(path.name)
+    if found is None:
+        raise ValueError(f"{path}: no checkpoint's name, which is step- and at least 8 digits")
+    return int(found[1])
+
+
+def _damaged_folder(path: Path) -> str | None:
+    """What a sharded checkpoint lacks by the sizes in its `COMPLETE`."""
+    mark = path / COMPLETE
+    if not mark.is_file():
+        return f"it has no {COMPLETE}: its writing was cut off"
+    read(path)
+    for name, size in json.loads(mark.read_text(encoding="utf-8")).items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else -1
+        if found != size:
+            return f"{name} has {found} bytes and should have {size}" if found >= 0 else f"{name} is missing"
+    return None
+
+
+def _seal(folder: Path) -> None:
+    """Flush a folder's files to disk and note their sizes in `COMPLETE`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE)
+    for path in files:
+        _flush(path)
+    write_json(folder / COMPLETE, {str(path.relative_to(folder)): path.stat().st_size for path in files})
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk; file systems that cannot do so for folders are left alone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def discard(path: Path) -> None:
+    """Delete a checkpoint or half of one; a folder gets a leftover's name first, so that half of one is never taken for a whole."""
+    if path.is_dir() and not path.is_symlink():
+        if NAME.fullmatch(path.name):
+            path = path.rename(path.with_name(f".{path.name}.old"))
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """Checkpoints of a folder, the newest first."""
+    found = [(int(match[1]), path) for path in _entries(folder) if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _tell(damaged: list[str], then: str) -> None:
+    if damaged:
+        say(f"warning: {'; '.join(damaged)}; {then}")

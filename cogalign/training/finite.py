@@ -17,7 +17,7 @@ import torch
 
 from cogalign.training.atomic import write_bytes, write_json
 from cogalign.training.progress import say
-from cogalign.training.ranks import is_distributed
+from cogalign.training.ranks import everyone, is_distributed
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -122,9 +122,8 @@ class FiniteGuard:
 
     def _ended(self, step: int, values: str, where: Path) -> str:
         return (
-            f"{self.folder.name} step {step}: {values}, and so it was in the {self.limit} steps before; none of them "
-            f"was taken (trainer.nonfinite_limit is {self.limit}). Look at the batch in {where}; if it is a good one, "
-            "lower the learning rate or take trainer.precision 32-true. The same command goes on after the last checkpoint"
+            f"{self.folder.name} step {step}: {values}, and the steps before were no better ({self.limit} in a row may "
+            f"be skipped); none of them was taken. Look at the batch in {where}; if it is a good one, lower the learning rate or take trainer.precision 32-true. The same command goes on after the last checkpoint"
         )
 
     def _save(self, step: int, mine: Mapping[str, float], save: Callable[[], Mapping[str, Any]]) -> Path:
@@ -185,15 +184,6 @@ def told(found: list[dict[str, float]]) -> str:
         return f"loss {found[0]['loss']:.6g}, gradient norm {found[0]['norm']:.6g}"
     bad = [f"loss {one['loss']:.6g} on rank {k}" for k, one in enumerate(found) if not math.isfinite(one["loss"])]
     return ", ".join([*(bad or ["all losses finite"]), f"gradient norm {found[0]['norm']:.6g}"])
-
-
-def everyone(mine: dict[str, float]) -> list[dict[str, float]]:
-    """What every rank found."""
-    if not is_distributed():
-        return [mine]
-    found: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, mine)
-    return found
 
 
 def rank() -> int:

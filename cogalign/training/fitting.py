@@ -1,4 +1,4 @@
-"""The callbacks with which every training stage fits: progress, checkpoints to go on from, signals."""
+"""The callbacks with which every training stage fits: progress, checkpoints to go on from, signals, watchdog."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from lightning.pytorch import Callback
 
 from cogalign.recipe import Recipe
 from cogalign.training.callbacks import Progress
+from cogalign.training.disk import DiskCheck
 from cogalign.training.interruption import Interrupt
 from cogalign.training.resume import ResumeCheckpoint
+from cogalign.training.watchdog import Watchdog
 
 
 def fit_callbacks(recipe: Recipe, folder: Path, stage: str, steps: int, checkpoint_every: int) -> list[Callback]:
@@ -23,4 +25,11 @@ def fit_callbacks(recipe: Recipe, folder: Path, stage: str, steps: int, checkpoi
         checkpoint_every: optimizer steps between two checkpoints.
     """
     interrupt = Interrupt()
-    return [Progress(stage, steps, folder), ResumeCheckpoint(folder, checkpoint_every, interrupt), interrupt]
+    return [
+        DiskCheck(folder, recipe.trainer.keep_checkpoints),
+        Progress(stage, steps, folder),
+        ResumeCheckpoint(folder, checkpoint_every, interrupt, recipe.trainer.keep_checkpoints),
+        interrupt,
+        # the last one: after an error it may end the process
+        Watchdog(folder, stage, recipe.trainer.timeout),
+    ]

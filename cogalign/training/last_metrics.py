@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cogalign.training.tracking import METRICS_FILE, read_rows
+from cogalign.training.metrics_file import METRICS_FILE, read_rows
 
 
 def last_metrics(folder: Path, names: Sequence[str]) -> dict[str, float | None]:

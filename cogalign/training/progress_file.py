@@ -19,8 +19,8 @@ Unit = Literal["steps", "cases", "images"]
 FILE_NAME = "progress.json"
 WRITE_EVERY = 2.0
 """Seconds between two writes, at least."""
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-"""What launchers tell a process of its rank, in the order in which Lightning asks."""
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+"""What launchers tell a process of its rank."""
 _warned: set[Path] = set()
 
 
@@ -97,8 +97,7 @@ def restarts(folder: Path) -> int:
 
 def is_writer() -> bool:
     """Whether this process is the one of its ranks that writes; asks the environment, so torch is not needed."""
-    found = (os.environ.get(name) for name in RANK_VARIABLES)
-    return next((rank == "0" for rank in found if rank), True)
+    return all(os.environ.get(name, "0") in ("", "0") for name in RANK_VARIABLES)
 
 
 class ProgressFile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -19,3 +21,12 @@ def together() -> None:
     """Wait until all processes of the run are here; without others there is nothing to wait for."""
     if is_distributed():
         torch.distributed.barrier()
+
+
+def everyone(mine: Any) -> list[Any]:
+    """What every process gives, by rank; all must call it."""
+    if not is_distributed():
+        return [mine]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, mine)
+    return found

@@ -13,21 +13,34 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from cogalign.training.callbacks import optimizer_steps
-from cogalign.training.checkpoints import FOLDER, LAST, commit
+from cogalign.training.checkpoint_content import STEP, load_by_name, name_optimizers, restored_names
+from cogalign.training.checkpoints import (
+    FOLDER,
+    clean,
+    commit,
+    discard,
+    later_than,
+    latest_checkpoint,
+    path_of,
+    temporary_of,
+)
+from cogalign.training.disk import is_disk_full
 from cogalign.training.interrupt import Interrupted
 from cogalign.training.interruption import Interrupt
 from cogalign.training.progress import say
-from cogalign.training.seeding import rng_state, set_rng_state
+from cogalign.training.ranks import everyone
+from cogalign.training.seeding import derive_seed, rng_state, seed_everything, set_rng_state
+from cogalign.training.tracking import CHECKPOINT_KEY, current_id
 
 
 class ResumeCheckpoint(Callback):
     """Saves checkpoints from which a stage goes on bit for bit: every `every` optimizer steps and on interruption.
 
-    They lie in `<folder>/checkpoints/last.ckpt`, the one before in `previous.ckpt`; each is written
-    under a temporary name first. A save happens only when a batch ended with an optimizer step,
-    so no half-accumulated gradient is ever lost. The states of all random generators (one set a rank)
-    are in it; they are set again when training starts, before the first batch is fetched. Validation
-    leaves the generators as it found them, so training does not depend on what it samples.
+    `checkpoints` tells where they lie, `checkpoint_content` what is in them. A save happens only when a batch ended
+    with an optimizer step, so no half-accumulated gradient is ever lost. The states of all random generators (one set
+    a rank) are in it; they are set again when training starts, before the first batch is fetched. On another number
+    of ranks each rank draws anew, all else goes on as it was. Validation leaves the generators as it found them, so
+    training does not depend on what it samples.
 
     Modules change their state in `training_step`: what they do in `on_train_batch_end` comes after
     the save, and random numbers drawn in `on_train_start` come after the generators were set.
@@ -36,48 +49,73 @@ class ResumeCheckpoint(Callback):
         folder: the stage's folder.
         every: optimizer steps between two checkpoints.
         interrupt: the flag that a signal sets; None if signals are not handled.
+        keep: checkpoints that stay.
     """
 
-    def __init__(self, folder: Path, every: int, interrupt: Interrupt | None = None) -> None:
-        self.folder = folder / FOLDER
-        self.every = every
-        self.interrupt = interrupt
+    def __init__(self, folder: Path, every: int, interrupt: Interrupt | None = None, keep: int = 2) -> None:
+        self.folder, self.every, self.interrupt, self.keep = folder, every, interrupt, keep
         self._seen: int | None = None
+        self._damaged: list[Path] = []
         self._loaded: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] | None = None
         self._stopped = ""
 
     def state_dict(self) -> dict[str, Any]:
         """The random generators of all ranks."""
-        states: list[Any] = [rng_state()]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            states = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, rng_state())
-        return {"rng": states}
+        return {"rng": everyone(rng_state())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the generators' states until training starts."""
         self._loaded = state_dict
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the number of optimizer steps, whatever counts them."""
-        checkpoint["cogalign_step"] = optimizer_steps(trainer, pl_module)
+        """Note the optimizer steps, whatever counts them, and the wandb run; bring the optimizers to their form."""
+        checkpoint[STEP] = optimizer_steps(trainer, pl_module)
+        checkpoint[CHECKPOINT_KEY] = current_id(self.folder) or ""
+        name_optimizers(checkpoint, pl_module, trainer.optimizers)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Find the weights under the names that they have here."""
+        restored_names(checkpoint, pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the checkpoint is loaded: clear what a killed process left, and let the optimizers load by name."""
+        if trainer.is_global_zero:
+            clean(self.folder)
+        for optimizer in trainer.optimizers:
+            load_by_name(optimizer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the generators: the loader's iterator, which draws a number, has been made by now."""
+        """Set the generators: the loader's iterator, which draws a number, has been made by now.
+
+        Raises:
+            RuntimeError: the ranks have read different checkpoints.
+        """
         self._seen = optimizer_steps(trainer, pl_module)
+        steps = everyone(self._seen)
+        if len(set(steps)) > 1:
+            raise RuntimeError(
+                f"{self.folder / FOLDER}: the processes go on after different steps ({steps}, by rank): do all machines "
+                "see the same folder?"
+            )
+        if trainer.is_global_zero:
+            self._damaged = later_than(self.folder, self._seen)
         if self._loaded is not None:
-            states = self._loaded["rng"]
-            if len(states) == trainer.world_size:
-                set_rng_state(states[trainer.global_rank])
-            elif trainer.is_global_zero:
-                say(f"note: the checkpoint was written by {len(states)} processes, these are {trainer.world_size}: "
-                    "training goes on, but not bit for bit")  # fmt: skip
+            self._set_generators(trainer, self._loaded["rng"])
             self._loaded = None
         for loader in _loaders(trainer.val_dataloaders):
             # Else each iterator draws its workers' seed from the generator that training uses.
             if loader.generator is None:
                 loader.generator = torch.Generator()
+
+    def _set_generators(self, trainer: Trainer, states: list[dict[str, Any]]) -> None:
+        if len(states) == trainer.world_size:
+            set_rng_state(states[trainer.global_rank])
+            return
+        seed_everything(derive_seed(torch.initial_seed(), trainer.world_size, self._seen, trainer.global_rank))
+        if trainer.is_global_zero:
+            say(f"note: the checkpoint was written by {len(states)} processes, these are {trainer.world_size}: random "
+                "numbers are drawn anew, all else goes on as it was")  # fmt: skip
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -121,28 +159,31 @@ class ResumeCheckpoint(Callback):
         Raises:
             OSError: it could not be written; the checkpoint before is kept. A full disk is named as such.
         """
-        temporary = self.folder / f".{LAST}.tmp"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        path = path_of(self.folder, step)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            trainer.save_checkpoint(temporary)
+            trainer.save_checkpoint(temporary_of(path))
             if trainer.is_global_zero:
-                commit(temporary, self.folder)
+                while self._damaged:  # else they would be counted among those that stay
+                    discard(self._damaged.pop())
+                commit(path, self.keep)
         except (OSError, RuntimeError) as error:
             if trainer.is_global_zero:
-                temporary.unlink(missing_ok=True)
-            raise self._explained(error, step) from error
+                discard(temporary_of(path))
+            raise self._explained(error, path, step) from error
 
-    def _explained(self, error: OSError | RuntimeError, step: int) -> OSError | RuntimeError:
+    def _explained(self, error: OSError | RuntimeError, path: Path, step: int) -> OSError | RuntimeError:
         """A full disk as one clear message; any other error as it is."""
         if not is_disk_full(error):
             return error
-        free = shutil.disk_usage(self.folder).free
-        kept = "the checkpoint before it is kept" if (self.folder / LAST).exists() else "there is none before it"
+        free = shutil.disk_usage(path.parent).free
+        before = latest_checkpoint(self.folder)
+        kept = "there is none before it" if before is None else f"the checkpoint before it is kept ({before.name})"
         return OSError(
             errno.ENOSPC,
             f"disk full while writing the checkpoint of step {step} ({free / 2**20:.0f} MiB free); {kept}; "
             "make room and run the same command again",
-            str(self.folder / LAST),
+            str(path),
         )
 
 
@@ -151,12 +192,3 @@ def _loaders(loaders: Any) -> list[DataLoader[Any]]:
     found = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
     found = found if isinstance(found, list | tuple) else [found]
     return [loader for loader in found if isinstance(loader, DataLoader)]
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error: torch's file writer raises its own error over the system's."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -15,8 +15,9 @@ from typing import Any, Literal
 from cogalign import __version__
 from cogalign.training.atomic import write_json
 
-Status = Literal["running", "finished", "failed", "interrupted"]
-STATUSES = ("running", "finished", "failed", "interrupted")
+Status = Literal["running", "finished", "failed", "interrupted", "partial"]
+STATUSES = ("running", "finished", "failed", "interrupted", "partial")
+"""`partial`: a part of the stage is done, as wanted; another command does the rest."""
 FILE_NAME = "stage.json"
 LIBRARIES = ("torch", "transformers", "lightning", "peft")
 
@@ -42,7 +43,7 @@ class StageFile:
     seeds: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     message: str | None = None
-    """Why it failed."""
+    """Why it failed, or which part of it is done."""
 
     def write(self, folder: Path) -> None:
         """Write `stage.json` into the stage's folder as a whole file."""
@@ -76,6 +77,23 @@ def read_stage_file(folder: Path) -> StageFile | None:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, TypeError):
         return None
     return stage_file if stage_file.status in STATUSES else None
+
+
+def mark_failed(folder: Path, message: str) -> None:
+    """Say in `stage.json` that a running stage failed; for a thread whose process is about to end.
+
+    Args:
+        folder: the stage's folder.
+        message: why.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    record = read_stage_file(folder)
+    if record is None or record.status != "running":
+        return
+    record.status, record.message, record.finished = "failed", message[:2000], now()
+    record.write(folder)
 
 
 def digest_of(settings: Any, inputs: dict[str, str] | None = None) -> str:

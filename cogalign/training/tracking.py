@@ -2,17 +2,20 @@
 
 One row an optimizer step: everything that is known of a step, sample tables with images included,
 goes into one call of `log_step`. A LightningModule logs with it and not with `self.log`.
+
+A stage that is stopped and goes on keeps its wandb id. Offline each life writes a folder
+`RUN/wandb/offline-run-<time>-<id>` of its own, and all of them together hold each step once. With wandb 0.31
+one command uploads them in the order of their starts, each after the last row that the server has::
+
+    wandb sync RUN/wandb/offline-run-*
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,125 +24,45 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cogalign.recipe import Recipe
+from cogalign.training import wandb_log
 from cogalign.training.atomic import write_text
+from cogalign.training.checkpoints import latest_checkpoint, read
 from cogalign.training.context import StageContext
+from cogalign.training.metrics_file import METRICS_FILE, STEP_KEY, CsvLogger, read_rows
 from cogalign.training.progress import say
+from cogalign.training.progress_file import is_writer
 
-METRICS_FILE = "metrics.csv"
+__all__ = ["METRICS_FILE", "CsvLogger", "StepWandbLogger", "build_loggers", "current_id", "finish_tracking", "log_step",
+           "read_rows", "restore_id"]  # fmt: skip
 SAMPLES_FOLDER = "completions"
 ID_FILE = "wandb_id.txt"
-STEP_KEY = "trainer/global_step"
+CHECKPOINT_KEY = "wandb_id"
+"""Where a checkpoint keeps the id."""
+START_SECONDS = 10.0
+"""How long a server may take to answer when a run starts (WANDB_INIT_TIMEOUT)."""
+FINISH_SECONDS = 30.0
+"""How long the last rows may take to the server when a run ends (WANDB_FINISH_TIMEOUT); they stay on disk."""
 _environment_set: list[str] = []
 
 
-class CsvLogger(Logger):
-    """Writes `metrics.csv` with a column `step`, one row a step, on disk as soon as it is logged.
+class StepWandbLogger(WandbLogger):
+    """Lightning's wandb logger, with wandb's own step equal to the optimizer step, and each step logged once.
 
-    Opened on a file that exists, it goes on with it: rows from the first step logged on are dropped
-    (a run that was killed had logged steps after its last checkpoint). Metrics that come later for
-    the same step go into the same row; new names become new columns.
+    Without the first, every call that names no step starts a new row and the steps double. As to the second:
+    wandb can neither go back nor take rows away. A run that was killed goes on after its last checkpoint, so it logs
+    steps that wandb holds: they are left out (training goes on exactly, so they are the same). And it may lack rows
+    that were not yet on disk: they are taken from the CSV file.
 
     Args:
-        path: the file.
+        csv: the CSV file of the same stage.
+        held: the last step that earlier lives have left on disk; 0 if none.
+        options: for Lightning's logger.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self._columns: list[str] = []
-        self._rows: list[dict[str, str]] = []
-        self._fresh = True
-
-    @property
-    def name(self) -> str:
-        """Name that Lightning asks for."""
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        """Version that Lightning asks for."""
-        return "0"
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's `recipe.yaml` says it all."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write metrics of a step.
-
-        Args:
-            metrics: name → number; Lightning's own `epoch` is left out.
-            step: optimizer step; None is the step of the last row.
-        """
-        values = {name: _text(value) for name, value in metrics.items() if name not in ("epoch", STEP_KEY)}
-        if step is None:
-            step = int(self._rows[-1]["step"]) if self._rows else 0
-        if self._fresh:
-            self._reopen(step)
-        new = [name for name in values if name not in self._columns]
-        same_step = bool(self._rows) and self._rows[-1]["step"] == str(step)
-        if same_step:
-            self._rows[-1].update(values)
-        else:
-            self._rows.append({"step": str(step), **values})
-        if new or same_step or not self.path.exists():
-            self._columns += new
-            self._rewrite()
-        else:
-            self._append(self._rows[-1])
-
-    def _reopen(self, step: int) -> None:
-        """Take over the rows before `step` of a file that exists."""
-        self._fresh = False
-        self._columns, rows = read_rows(self.path)
-        self._columns = self._columns or ["step"]
-        self._rows = [row for row in rows if int(row["step"]) < step]
-        if self.path.exists():
-            self._rewrite()  # also drops a line that was cut off
-
-    def _rewrite(self) -> None:
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, self._columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_text(self.path, buffer.getvalue())
-
-    def _append(self, row: dict[str, str]) -> None:
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
-
-
-def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and whole rows of a `metrics.csv`; a line cut off by a kill is left out.
-
-    Returns:
-        The columns and the rows; both empty if there is no file.
-    """
-    if not path.exists():
-        return [], []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    columns = list(reader.fieldnames or [])
-    rows = [
-        {name: value for name, value in row.items() if name is not None and value not in (None, "")}
-        for row in reader
-        if (row.get("step") or "").isdigit()
-    ]
-    return columns, rows
-
-
-def _text(value: Any) -> str:
-    """A number as CSV text; whole numbers without a point."""
-    number = float(value)
-    return str(int(number)) if math.isfinite(number) and number == int(number) and abs(number) < 2**53 else repr(number)
-
-
-class StepWandbLogger(WandbLogger):
-    """Lightning's wandb logger, with wandb's own step equal to the optimizer step.
-
-    Without that, every call that names no step starts a new row and the steps double.
-    """
+    def __init__(self, csv: Path, held: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._csv, self._held = csv, held
+        self._is_caught_up = False
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -147,33 +70,53 @@ class StepWandbLogger(WandbLogger):
         row = {name: value for name, value in metrics.items() if name != "epoch"}
         if step is None:
             self.experiment.log(row, commit=False)
-        else:
+            return
+        if not self._is_caught_up:
+            self._catch_up(step)
+        if step > self._held:
             self.experiment.log({**row, STEP_KEY: step}, step=step)
+
+    def _catch_up(self, first: int) -> None:
+        """Log the rows before the first step of this life that wandb does not hold."""
+        self._is_caught_up = True
+        # What the server has; 0 offline.
+        self._held = max(self._held, int(getattr(self.experiment, "starting_step", 0)) - 1)
+        for row in read_rows(self._csv)[1]:
+            step = int(row.pop("step"))
+            if self._held < step < first:
+                self.experiment.log({**{name: float(text) for name, text in row.items()}, STEP_KEY: step}, step=step)
 
 
 def build_loggers(recipe: Recipe, context: StageContext) -> list[Logger]:
     """The loggers of a training stage: CSV always, wandb if the recipe wants it and it works.
 
     Args:
-        recipe: `tracking` is read, and the whole recipe becomes wandb's config.
+        recipe: `tracking` is read, and the whole recipe becomes wandb's config (it holds no secrets: of an API key
+            it has the name of the environment variable only).
         context: the stage; files go to its folder, wandb's to the run folder.
 
     wandb is offline unless WANDB_MODE says otherwise. An interrupted stage goes on under the same
-    wandb id (`wandb_id.txt`); the group is the run's name. If wandb cannot be imported or started,
-    a warning is printed and the CSV file is all.
+    wandb id (`wandb_id.txt`, else that of its newest checkpoint); the group is the run's name. A server that does not
+    answer is a warning, and the run is written offline. If wandb cannot be imported or started, a warning is printed
+    and the CSV file is all. Of several processes only the first one has wandb.
     """
     loggers: list[Logger] = [CsvLogger(context.folder / METRICS_FILE)]
-    if not recipe.tracking.wandb or os.environ.get("WANDB_MODE") == "disabled":
+    if not recipe.tracking.wandb or os.environ.get("WANDB_MODE") == "disabled" or not is_writer():
         return loggers
-    try:
-        loggers.append(_wandb_logger(recipe, context))
-    except Exception as error:  # wandb fails in many ways, and none may cost a run
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        say(f"warning: wandb does not start ({reason}); metrics go to {context.folder / METRICS_FILE} only")
+    mode = os.environ.get("WANDB_MODE", "offline")
+    for attempt in dict.fromkeys((mode, "offline")):
+        offline = attempt == "offline"
+        try:
+            return [*loggers, _wandb_logger(recipe, context, attempt)]
+        except Exception as error:  # wandb fails in many ways, and none may cost a run
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            where = f"metrics go to {context.folder / METRICS_FILE} only" if offline else "it goes on offline"
+            say(f"warning: wandb does not start ({reason}); {where}")
+            _end_service()
     return loggers
 
 
-def _wandb_logger(recipe: Recipe, context: StageContext) -> Logger:
+def _wandb_logger(recipe: Recipe, context: StageContext, mode: str) -> Logger:
     """A started wandb run in the run folder."""
     from dataclasses import asdict
 
@@ -186,16 +129,19 @@ def _wandb_logger(recipe: Recipe, context: StageContext) -> Logger:
         if variable not in os.environ:
             os.environ[variable] = str((context.run_dir / "wandb" / folder).absolute())
             _environment_set.append(variable)
+    run_id = _run_id(context.folder)
     logger = StepWandbLogger(
+        csv=context.folder / METRICS_FILE,
+        held=_last_step_held(context.run_dir, run_id),
         name=f"{recipe.name}/{context.stage}",
-        version=_run_id(context.folder / ID_FILE),
+        version=run_id,
         project=recipe.tracking.project,
         entity=recipe.tracking.entity,
         group=recipe.name,
         job_type=context.stage,
         save_dir=str(context.run_dir),
-        mode=os.environ.get("WANDB_MODE", "offline"),
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True),
+        mode=mode,
+        settings=_settings(wandb, mode),
     )
     # Lightning passes an option that wandb has dropped, and wandb prints a warning about it.
     getattr(logger, "_wandb_init", {}).pop("anonymous", None)
@@ -203,13 +149,76 @@ def _wandb_logger(recipe: Recipe, context: StageContext) -> Logger:
     return logger
 
 
-def _run_id(path: Path) -> str:
-    """The stage's wandb id: the one in the file, else a new one."""
-    if path.exists() and (found := path.read_text(encoding="utf-8").strip()):
-        return found
-    new = uuid4().hex[:12]
-    write_text(path, new + "\n")
-    return new
+def _settings(wandb: Any, mode: str) -> Any:
+    """Settings of wandb: quiet, nothing recorded beside the metrics, and never waiting for long."""
+    chosen: dict[str, Any] = {
+        "silent": True, "console": "off", "x_disable_stats": True, "disable_git": True, "disable_code": True
+    }  # fmt: skip
+    if "WANDB_FINISH_TIMEOUT" not in os.environ and "finish_timeout" in wandb.Settings.model_fields:  # from 0.31
+        chosen["finish_timeout"] = FINISH_SECONDS
+    if mode != "offline" and "WANDB_INIT_TIMEOUT" not in os.environ:
+        chosen["init_timeout"] = chosen["login_timeout"] = START_SECONDS
+    return wandb.Settings(**chosen)
+
+
+def current_id(folder: Path) -> str | None:
+    """The wandb id of a stage, for its checkpoints; None if it has none.
+
+    Args:
+        folder: the stage's folder.
+    """
+    path = folder / ID_FILE
+    return (path.read_text(encoding="utf-8").strip() or None) if path.exists() else None
+
+
+def restore_id(folder: Path, run_id: str | None) -> None:
+    """Go on under the id of a checkpoint, if the stage's own file of it is gone.
+
+    Args:
+        folder: the stage's folder.
+        run_id: what `current_id` gave when the checkpoint was written.
+    """
+    if run_id and current_id(folder) is None:
+        write_text(folder / ID_FILE, run_id + "\n")
+
+
+def _run_id(folder: Path) -> str:
+    """The stage's wandb id: the one in the file, else that of the newest checkpoint, else a new one."""
+    if current_id(folder) is None and (checkpoint := latest_checkpoint(folder)) is not None:
+        restore_id(folder, read(checkpoint).get(CHECKPOINT_KEY))
+    restore_id(folder, uuid4().hex[:12])
+    found = current_id(folder)
+    assert found is not None
+    return found
+
+
+def _last_step_held(run_dir: Path, run_id: str) -> int:
+    """The last step in the offline files that earlier lives have left, which are mended first; 0 if there is none."""
+    last = 0
+    for path in sorted((run_dir / "wandb").glob(f"offline-run-*-{run_id}/*.wandb")):
+        try:
+            wandb_log.mend(path)
+            last = max(last, *_steps(path))
+        except (OSError, ValueError) as error:
+            say(f"warning: {path} cannot be read ({error}); wandb may get steps twice")
+    return last
+
+
+def _steps(path: Path) -> Iterator[int]:
+    """0, and the steps of an offline file's rows."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    yield 0
+    if path.exists():
+        for data in wandb_log.records(path):
+            record = Record()
+            try:
+                record.ParseFromString(data)
+            except DecodeError as error:
+                raise ValueError(f"no record of wandb's ({error})") from error
+            if record.WhichOneof("record_type") == "history":
+                yield int(record.history.step.num)
 
 
 @rank_zero_only
@@ -278,9 +287,18 @@ def finish_tracking(failed: bool = False) -> None:
     if wandb is not None and getattr(wandb, "run", None) is not None:
         try:
             wandb.finish(exit_code=1 if failed else 0)
-            # Ends wandb's own process too: a second run with the same id in it can lose its rows.
+        except Exception as error:
+            say(f"warning: wandb did not end in good order ({error})")
+        _end_service()
+    while _environment_set:
+        os.environ.pop(_environment_set.pop(), None)
+
+
+def _end_service() -> None:
+    """End wandb's own process: a second run with the same id in it can lose its rows, or is refused."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None:
+        try:
             wandb.teardown()
         except Exception as error:
             say(f"warning: wandb did not end in good order ({error})")
-    while _environment_set:
-        os.environ.pop(_environment_set.pop(), None)

@@ -15,7 +15,9 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from cogalign.recipe import Recipe, TrainerSettings
 from cogalign.training.checkpoints import StreamedCheckpoints, latest_checkpoint, step_of
+from cogalign.training.guarded import guarded
 from cogalign.training.progress import say
+from cogalign.training.strategies import strategy_of
 
 NOISE = (
     ".*does not have many workers.*",
@@ -50,6 +52,7 @@ def build_trainer(
     recipe: Recipe,
     *,
     folder: Path,
+    stage: str = "",
     max_steps: int = -1,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
@@ -60,6 +63,7 @@ def build_trainer(
     Args:
         recipe: gives the devices, strategy, precision and CPU threads.
         folder: the stage's folder.
+        stage: its name; sft and grpo may shard their model, for all others a strategy only says where devices are.
         max_steps: optimizer steps in Lightning's count; -1 for one pass over the loader (manual optimization, where
             Lightning counts every optimizer's steps).
         callbacks: from `fitting.fit_callbacks`.
@@ -68,6 +72,9 @@ def build_trainer(
 
     Returns:
         A Trainer without Lightning's own checkpoints, progress bar, sanity validation and samplers.
+
+    Raises:
+        ValueError: the strategy cannot work on these devices or in this stage.
     """
     settings = recipe.trainer
     quiet()
@@ -83,7 +90,7 @@ def build_trainer(
         else ("gpu" if uses_gpu(settings) else "cpu"),
         "devices": settings.devices if settings.devices != "auto" or uses_gpu(settings) else 1,
         "num_nodes": settings.num_nodes,
-        "strategy": settings.strategy,
+        "strategy": strategy_of(recipe, stage),
         "precision": resolve_precision(settings),
         "max_steps": max_steps,
         "max_epochs": -1 if max_steps > 0 else 1,
@@ -116,12 +123,14 @@ def fit_or_resume(
     Raises:
         Interrupted: a signal ended the training; a checkpoint was saved.
         OSError: the disk is full.
+        ValueError, ChildProcessError: what ended the training, in one line (see `guarded`).
     """
     checkpoint = latest_checkpoint(folder)
     if checkpoint is not None and trainer.is_global_zero:
         say(f"{stage}: going on after step {step_of(checkpoint)} ({checkpoint})")
     where = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
-    trainer.fit(module, ckpt_path=checkpoint, weights_only=True, **where)
+    with guarded(trainer, folder, stage):
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True, **where)
 
 
 def quiet() -> None:

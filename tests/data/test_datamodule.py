@@ -63,7 +63,7 @@ def test_over_three_epochs_each_image_is_processed_once_and_batches_are_those_wi
 
     def batches(processor: Any, workers: int, start: int = 0) -> list[dict[str, Tensor]]:
         data = SftData(dataset, None, SftCollator(processor, "What?", 2048), 4, 15, seed=1, workers=workers)
-        data.consumed = start
+        data.position = 4 * start
         return list(data.train_dataloader())
 
     found = batches(cached, workers)
@@ -108,7 +108,7 @@ def test_the_position_is_part_of_the_state(case_set: CaseSet) -> None:
     data = make()
     whole = list(data.train_dataloader())
     assert len(whole) == 10 and whole[0] != whole[7]
-    data.consumed = 4
+    data.position = 12
     again = make()
     again.load_state_dict(data.state_dict())
     assert list(again.train_dataloader()) == whole[4:]
@@ -130,7 +130,7 @@ def test_lengths_group_the_batches_and_the_position_stays_exact(case_set: CaseSe
     grouped = list(make(lengths).train_dataloader())
     assert spread(grouped) < 0.7 * spread(list(make(None).train_dataloader()))
     later = make(lengths)
-    later.consumed = 3
+    later.position = 12
     assert list(later.train_dataloader()) == grouped[3:]
 
 

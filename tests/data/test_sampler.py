@@ -29,7 +29,7 @@ def test_a_resumed_sampler_gives_the_rest_of_the_batches(
     for rank in range(world):
         lengths = lengths_of(size, grouped)
         whole = list(StepSampler(size, batch_size, total, seed, 0, rank, world, lengths))
-        rest = StepSampler(size, batch_size, total, seed, start, rank, world, lengths)
+        rest = StepSampler(size, batch_size, total, seed, start * batch_size * world, rank, world, lengths)
         assert list(rest) == whole[start:] and len(rest) == total
         assert all(len(batch) == batch_size for batch in whole)
 
@@ -81,3 +81,36 @@ def test_the_batches_of_the_next_epoch_are_others() -> None:
 def test_a_length_for_each_item_is_wanted() -> None:
     with pytest.raises(ValueError, match="lengths: found 2, wanted one for each of the 3 items"):
         StepSampler(3, 1, 1, 0, lengths=[1, 2])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 90),
+    factors=st.permutations([2, 3, 2]),
+    seed=st.integers(0, 99),
+    grouped=st.booleans(),
+    start=st.integers(0, 3),
+)
+def test_the_items_of_a_step_do_not_depend_on_ranks_passes_and_batch_size(
+    size: int, factors: list[int], seed: int, grouped: bool, start: int
+) -> None:
+    batch_size, world, passes = factors
+    lengths, steps = lengths_of(size, grouped), 8
+    alone = list(StepSampler(size, 12, steps, seed, 12 * start, lengths=lengths))
+    ranks = [
+        list(StepSampler(size, batch_size, steps * passes, seed, 12 * start, rank, world, lengths, passes))
+        for rank in range(world)
+    ]
+    assert all(len(batches) == (steps - start) * passes for batches in ranks)
+    for step, items in enumerate(alone):
+        shared = [ranks[rank][step * passes + part] for part in range(passes) for rank in range(world)]
+        assert [item for batch in shared for item in batch] == items
+
+
+def test_a_step_of_another_size_goes_on_at_the_next_item() -> None:
+    sequence = [item for batch in StepSampler(50, 1, 200, 3) for item in batch]
+    # six steps of 5 items are done; four are left, of 8 items now
+    later = StepSampler(50, 4, 10, 3, start=30, world_size=2, done=6)
+    other = StepSampler(50, 4, 10, 3, start=30, rank=1, world_size=2, done=6)
+    found = [item for mine, yours in zip(later, other, strict=True) for item in mine + yours]
+    assert found == sequence[30:62] and len(later) == 10

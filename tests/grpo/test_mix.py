@@ -163,7 +163,7 @@ def test_ranks_share_a_step_in_contiguous_parts(pairs: bool) -> None:
 def test_prompts_that_ranks_cannot_share_name_the_nearest_values() -> None:
     with pytest.raises(ValueError, match=r"grpo\.prompts_per_step: found 10, .* 8 and 12"):
         PromptSampler(FACTUAL, {}, MixSettings(), 10, seed=0, world_size=4)
-    with pytest.raises(ValueError, match=r"nearest valid values are 4$"):
+    with pytest.raises(ValueError, match=r"nearest valid values are 4; the nearest numbers of devices .* are 3$"):
         PromptSampler(FACTUAL, {}, MixSettings(), 3, seed=0, world_size=4)
 
 

@@ -26,6 +26,7 @@ from cogalign.recipe import (
     TrackingSettings,
     TrainerSettings,
 )
+from cogalign.training.checkpoints import latest_checkpoint, read
 from cogalign.training.context import StageContext
 from cogalign.training.interrupt import Interrupted
 
@@ -176,7 +177,9 @@ def test_the_completions_of_an_unfinished_generation_are_in_the_checkpoint(
         stop_at(patch, 0, "signal")
         with pytest.raises(Interrupted, match="step 1 is saved"):
             run(make(tmp_path))
-    state = torch.load(tmp_path / "grpo/checkpoints/last.ckpt", weights_only=True)["grpo"]
+    path = latest_checkpoint(tmp_path / "grpo")
+    assert path is not None
+    state = read(path)["grpo"]
     experience = state["experience"][0]
     assert (state["rollout_count"], experience["used"], experience["iterations"]) == (1, 1, 2)
     micros = experience["slices"][0]["micros"]
@@ -207,6 +210,7 @@ def test_metrics_have_trls_names_and_the_divergence_begins_at_zero(make: Any, tm
         "rewards/longer_reward/mean",
         "rewards/longer_reward/std",
         "images_encoded",
+        "nonfinite_steps",
         *(f"rewards/{name}/{kind}" for name in REWARDS for kind in ("missing", "time")),
         *(f"time/{phase}" for phase in PHASES),
     }

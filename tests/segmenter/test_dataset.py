@@ -74,7 +74,7 @@ def test_ranks_share_the_draws_and_a_later_start_goes_on() -> None:
     whole = [draw for batch in DrawSampler(10, 4, 6, seed=2) for draw in batch]
     ranks = [list(DrawSampler(10, 2, 6, seed=2, rank=rank, world_size=2)) for rank in range(2)]
     assert [draw for pair in zip(*ranks, strict=True) for batch in pair for draw in batch] == whole
-    assert [draw for batch in DrawSampler(10, 4, 6, seed=2, start=4) for draw in batch] == whole[16:]
+    assert [draw for batch in DrawSampler(10, 4, 6, seed=2, start=16) for draw in batch] == whole[16:]
 
 
 def test_a_draw_depends_on_nothing_but_itself(case_set: CaseSet) -> None:

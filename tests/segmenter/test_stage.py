@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_the_best_validation_is_the_one_that_is_kept(finished: tuple[Path, dict[
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Let the callback believe after so many steps that a signal came."""
-    from cogalign.training.callbacks import Interrupt
+    from cogalign.training.interruption import Interrupt
 
     def asked(self: Interrupt, trainer: Any) -> bool:
         if trainer.global_step == steps:
@@ -115,9 +116,10 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Interrupt, "asked", asked)
 
 
-@pytest.mark.parametrize("after", [2, "an epoch"])
+@pytest.mark.parametrize(("after", "workers"), [(2, 2), ("an epoch", 0)])
 def test_an_interrupted_run_goes_on_to_the_same_weights(
     after: int | str,
+    workers: int,
     data: Path,
     tmp_path: Path,
     finished: tuple[Path, dict[str, Any]],
@@ -125,7 +127,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
 ) -> None:
     folder, scores = finished
     steps = after if isinstance(after, int) else scores["steps"] // EPOCHS
-    where = context(data, tmp_path)
+    where = context(data, tmp_path, workers=workers)
     with monkeypatch.context() as patch:
         interrupt_after(patch, steps)
         with pytest.raises(Interrupted, match=f"step {steps} is saved"):
@@ -153,6 +155,57 @@ def test_a_run_killed_before_its_validation_does_it_after(
     assert not (where.folder / "validations.json").exists()
     assert run(where) == scores
     assert (where.folder / "validations.json").read_text() == (folder / "validations.json").read_text()
+
+
+def test_validations_and_best_weights_later_than_the_checkpoint_are_made_again(
+    data: Path, tmp_path: Path, finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, scores = finished
+    where = context(data, tmp_path, checkpoint_every=2)
+    real, last = SegmenterModule.training_step, scores["steps"] - 1
+
+    def killed(self: SegmenterModule, *arguments: Any) -> Any:
+        if self.trainer.global_step == last:
+            raise RuntimeError("killed")
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmenterModule, "training_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(where)
+    (checkpoint,) = (where.folder / "checkpoints").iterdir()
+    checkpoint.unlink()  # the newest is lost: the run starts anew, with the files of a later step beside it
+    assert len(json.loads((where.folder / "validations.json").read_text())) == 2
+    assert run(where) == scores
+    assert (where.folder / "validations.json").read_text() == (folder / "validations.json").read_text()
+    kept, wanted = (list(one.glob("best-*.safetensors")) for one in (where.folder, folder))
+    assert [path.read_bytes() for path in kept] == [path.read_bytes() for path in wanted] and len(kept) == 1
+
+
+def test_a_step_that_is_not_finite_moves_no_weight_and_its_images_are_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SegmenterModule.training_step
+    before: list[list[torch.Tensor]] = []
+
+    def step(self: SegmenterModule, batch: Any, index: int) -> torch.Tensor:
+        before.append([p.detach().clone() for p in self.parameters()])
+        loss = real(self, batch, index)
+        if index != 1:
+            return loss
+        self._loss = float("nan")
+        return loss * self._loss
+
+    monkeypatch.setattr(SegmenterModule, "training_step", step)
+    where = context(data, tmp_path, epochs=1)
+    stage.train(where, read_case_set(data))
+    same = [all(map(torch.equal, one, two)) for one, two in itertools.pairwise(before)]
+    assert same == [index == 1 for index in range(len(same))] and len(same) >= 2
+    kept = load_file(where.folder / "nonfinite/step-00000002-rank-0.safetensors")
+    notes = json.loads((where.folder / "nonfinite/step-00000002-rank-0.json").read_text())
+    assert kept["images"].shape == (4, 3, 32, 32) and kept["masks"].shape == (4, 1, 32, 32)
+    known = {case.id for case in read_case_set(data).split("train")}
+    assert len(notes["cases"]) == 4 and set(notes["cases"]) <= known
 
 
 def test_a_finished_training_is_not_done_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

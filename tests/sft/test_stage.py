@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cogalign.data.caseset import read_case_set
+from cogalign.data.sampler import StepSampler
 from cogalign.models.load import load_model
 from cogalign.recipe import (
     DataSettings,
@@ -27,6 +29,7 @@ from cogalign.sft.stage import run
 from cogalign.training.context import StageContext
 from cogalign.training.interrupt import Interrupted
 from cogalign.training.schedules import warmup_cosine
+from cogalign.training.seeding import derive_seed
 
 STEPS = 5
 
@@ -63,7 +66,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, how: str) -> None:
     real = SftModule.training_step
 
     def step(self: SftModule, data: Any, batch_idx: int) -> Any:
-        if self.trainer.datamodule.consumed == batch:  # type: ignore[attr-defined]
+        if self.trainer.datamodule.position == batch * self.settings.batch_size:  # type: ignore[attr-defined]
             if how == "crash":
                 raise RuntimeError("the power is gone")
             os.kill(os.getpid(), signal.SIGTERM)
@@ -110,11 +113,13 @@ def test_the_adapter_is_what_was_trained(whole: tuple[Path, dict[str, Any]]) -> 
     weights = load_file(out / "sft/adapter/adapter_model.safetensors")
     assert sum(value.numel() for value in weights.values()) == metrics["trainable_parameters"]
     assert any(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name)
-    last = torch.load(out / "sft/checkpoints/last.ckpt", weights_only=True)
+    last = torch.load(out / "sft/checkpoints/step-00000004.ckpt", weights_only=True)
     assert sum(value.numel() for value in last["state_dict"].values()) == metrics["trainable_parameters"]
 
 
-@pytest.mark.parametrize(("how", "batch"), [("signal", 0), ("signal", 3), ("signal", 4), ("crash", 3)])
+@pytest.mark.parametrize(
+    ("how", "batch", "workers"), [("signal", 0, 0), ("signal", 3, 2), ("signal", 4, 0), ("crash", 3, 0)]
+)
 def test_a_stopped_run_goes_on_bit_for_bit(
     whole: tuple[Path, dict[str, Any]],
     phantom_set: Path,
@@ -122,15 +127,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
     batch: int,
+    workers: int,
 ) -> None:
     out, metrics = whole
     with monkeypatch.context() as patch:
         stop_at(patch, batch, how)
         with pytest.raises(Interrupted if how == "signal" else RuntimeError, match=r"SIGTERM|power"):
-            run(context(tmp_path, phantom_set))
+            run(context(tmp_path, phantom_set, workers=workers))
     assert not (tmp_path / "sft/adapter").exists()
     torch.manual_seed(12345)  # the new process has another history
-    again = run(context(tmp_path, phantom_set))
+    again = run(context(tmp_path, phantom_set, workers=workers))
     assert again == metrics
     expected = (out / "sft/adapter/adapter_model.safetensors").read_bytes()
     assert (tmp_path / "sft/adapter/adapter_model.safetensors").read_bytes() == expected
@@ -180,3 +186,43 @@ def test_samples_of_what_the_model_writes_are_kept(phantom_set: Path, tmp_path: 
 def test_a_sample_that_is_too_long_stops_the_stage_with_its_name(phantom_set: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"case 'phantom-a\d+': found \d+ tokens, wanted at most sft.max_length = 60"):
         run(context(tmp_path, phantom_set, max_length=60))
+
+
+def test_a_checkpoint_is_little_larger_than_adapter_and_optimizer(phantom_set: Path, tmp_path: Path) -> None:
+    run(context(tmp_path, phantom_set, steps=1, lora=LoraSettings(r=64), validate_every=0, checkpoint_every=1))
+    path = tmp_path / "sft/checkpoints/step-00000001.ckpt"
+    content = torch.load(path, weights_only=True)
+    weights = sum(value.nbytes for value in content["state_dict"].values())
+    moments = [value for state in content["optimizer_states"][0]["state"].values() for value in state.values()]
+    assert weights > 2**20 and sum(value.nbytes for value in moments) == pytest.approx(2 * weights, rel=0.01)
+    assert path.stat().st_size <= 1.1 * 3 * weights
+
+
+def test_a_step_that_is_not_finite_moves_nothing_but_the_schedule_and_its_cases_are_kept(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SftModule._loss
+    bad = 3
+
+    def loss(self: SftModule, batch: dict[str, Any]) -> torch.Tensor:
+        value = real(self, batch)
+        return value * float("nan") if self.training and self.trainer.global_step + 1 == bad else value
+
+    monkeypatch.setattr(SftModule, "_loss", loss)
+    run(context(tmp_path, phantom_set, checkpoint_every=1, validate_every=0))
+    table = rows(tmp_path)
+    assert [row["nonfinite_steps"] for row in table] == ["0", "0", "1", "1", "1"]
+    assert table[2]["loss"] == "nan" and all(float(row["loss"]) > 0 for row in table[3:])
+    rates = [float(row["learning_rate"]) for row in table]
+    assert rates == pytest.approx([5e-3 * warmup_cosine(step, STEPS, 0.2) for step in range(STEPS)])
+    contents = [torch.load(path, weights_only=True) for path in sorted((tmp_path / "sft/checkpoints").iterdir())]
+    assert [content["nonfinite"] for content in contents] == [{"skipped": 1, "in_a_row": 0}] * 2
+    steps = {float(state["step"]) for state in contents[-1]["optimizer_states"][0]["state"].values()}
+    assert steps == {STEPS - 1.0}
+    assert all(value.isfinite().all() for value in contents[-1]["state_dict"].values())
+    kept = load_file(tmp_path / "sft/nonfinite/step-00000003-rank-0.safetensors")
+    notes = json.loads((tmp_path / "sft/nonfinite/step-00000003-rank-0.json").read_text())
+    sampler = StepSampler(20, 4, STEPS, derive_seed(Recipe().seed, "sft"))
+    cases = read_case_set(phantom_set).split("train")
+    assert notes["cases"] == [cases[item].id for item in sampler.batch(bad - 1)]
+    assert len(kept["batch.labels"]) == 4 and "batch.pixel_values" in kept

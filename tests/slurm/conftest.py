@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.slurm import small_run
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MINI = HERE / "mini"
@@ -126,6 +128,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
             pytest.fail(f"the cluster did not stop\n{down.stdout}\n{down.stderr}")
         if not request.session.testsfailed:
             shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def whole_run(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small recipe, submitted and run to its end by a chain of jobs that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    for job in small_run.submit(cluster, folder, folder / "run").values():
+        cluster.wait(job, seconds=small_run.SECONDS)
+    return folder / "run"
 
 
 def _start(state: Path, path: str, hosts: list[str]) -> Any:

@@ -38,7 +38,7 @@ def test_an_error_while_writing_keeps_the_old_file_and_leaves_nothing_behind(tmp
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_text(path, "old")
-    monkeypatch.setattr("cogalign.training.atomic.os.getpid", lambda: 7)
+    monkeypatch.setattr("cogalign.training.atomic.temporary_name", lambda path: path.with_name(".file.7.tmp"))
     (tmp_path / ".file.7.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError) as raised:
         write_text(path, "new")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cogalign.training.checkpoints import latest_checkpoint, step_of
-from cogalign.training.interrupt import Interrupted
+from cogalign.training.interrupt import Interrupted, check, signals_interrupt
 from tests.training.tiny_training import STEPS, Automatic, same, signal_at, train
 
 
@@ -56,3 +56,39 @@ def test_signals_are_given_back_after_training(tmp_path: Path) -> None:
         train(tmp_path, at_step=signal_at(1))
     train(tmp_path)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+@pytest.mark.parametrize("more", [signal.SIGUSR1, signal.SIGTERM])
+def test_more_signals_of_the_batch_system_change_nothing(tmp_path: Path, more: int) -> None:
+    def three_in_the_second(module: Automatic) -> None:
+        if module.global_step == 1:
+            for number in (signal.SIGUSR1, more, more):
+                os.kill(os.getpid(), number)
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Interrupted, match="SIGUSR1; step 2 is saved"):
+        train(tmp_path / "stopped", at_step=three_in_the_second)
+    assert same(whole, train(tmp_path / "stopped"))
+
+
+def test_ctrl_c_after_another_signal_ends_at_once(tmp_path: Path) -> None:
+    def both(module: Automatic) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the training step went on")
+
+    with pytest.raises(Interrupted, match="SIGINT again"):
+        train(tmp_path, at_step=both)
+
+
+def test_a_signal_after_the_last_step_lets_the_stage_end_and_stops_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(module: Automatic) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Automatic, "on_train_epoch_end", late, raising=False)
+    with signals_interrupt():
+        train(tmp_path)  # ends without an exception
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            check()

@@ -154,7 +154,7 @@ def test_a_folder_that_is_no_folder_does_not_stop_a_loop(tmp_path: Path, capsys:
 
 @pytest.mark.parametrize(("environment", "wanted"), [
     ({}, True), ({"RANK": "0"}, True), ({"RANK": "3"}, False), ({"LOCAL_RANK": "1"}, False),
-    ({"SLURM_PROCID": "2"}, False), ({"SLURM_PROCID": "0"}, True), ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+    ({"SLURM_PROCID": "2"}, False), ({"SLURM_PROCID": "0"}, True), ({"NODE_RANK": "1"}, False), ({"LOCAL_RANK": ""}, True), ({"RANK": "2", "LOCAL_RANK": "0"}, False),
 ])  # fmt: skip
 def test_the_first_rank_writes(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], wanted: bool) -> None:
     for name, value in environment.items():

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cogalign.recipe import Recipe, TrainerSettings
 from cogalign.training.callbacks import Progress
-from cogalign.training.checkpoints import keep_trainable
+from cogalign.training.checkpoint_content import keep_trainable
 from cogalign.training.interruption import Interrupt
 from cogalign.training.resume import ResumeCheckpoint
 from cogalign.training.seeding import seed_everything
@@ -141,6 +141,7 @@ def train(
     accumulate: int = 1,
     validate: bool = False,
     interrupt: bool = True,
+    keep: int = 2,
 ) -> Automatic:
     """Train for STEPS batches-worth of steps (or go on with it) and give the module back."""
     seed_everything(7)
@@ -152,7 +153,11 @@ def train(
         Recipe(trainer=TrainerSettings(accelerator="cpu")),
         folder=folder,
         max_steps=STEPS if kind is Automatic else -1,
-        callbacks=[Progress("tiny", STEPS, folder), stop, ResumeCheckpoint(folder, every, stop if interrupt else None)],
+        callbacks=[
+            Progress("tiny", STEPS, folder),
+            stop,
+            ResumeCheckpoint(folder, every, stop if interrupt else None, keep),
+        ],
         val_check_interval=2 if validate else None,
         check_val_every_n_epoch=None if validate else 1,
         **options,

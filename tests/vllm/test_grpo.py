@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from cogalign.grpo.module import GrpoModule
 from cogalign.grpo.stage import run
 from cogalign.models.adapt import save_checkpoint
 from cogalign.models.load import LoadedModel
@@ -27,12 +31,13 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 STEPS = 3
 
 
-def test_a_run_learns_from_what_the_server_sampled_with_the_newest_adapter(
+def prepared(
     tiny: LoadedModel, policy: LoadedModel, vllm_settings: VllmSettings, phantom_set: Path, tmp_path: Path
-) -> None:
+) -> StageContext:
+    """A run whose first stage is done, and whose steps change the policy clearly."""
     tiny.model.save_pretrained(tmp_path / "base")
     tiny.processor.save_pretrained(tmp_path / "base")
-    before = load_file(save_checkpoint(policy, tmp_path / "sft") / "adapter_model.safetensors")
+    save_checkpoint(policy, tmp_path / "sft")
     settings = GrpoSettings(
         steps=STEPS,
         prompts_per_step=2,
@@ -52,7 +57,15 @@ def test_a_run_learns_from_what_the_server_sampled_with_the_newest_adapter(
         trainer=TrainerSettings(accelerator="cpu", precision="32-true"),
         tracking=TrackingSettings(wandb=False),
     )
-    assert run(StageContext(recipe, tmp_path, "grpo"))["steps"] == STEPS
+    return StageContext(recipe, tmp_path, "grpo")
+
+
+def test_a_run_learns_from_what_the_server_sampled_with_the_newest_adapter(
+    tiny: LoadedModel, policy: LoadedModel, vllm_settings: VllmSettings, phantom_set: Path, tmp_path: Path
+) -> None:
+    context = prepared(tiny, policy, vllm_settings, phantom_set, tmp_path)
+    before = load_file(tmp_path / "sft/adapter/adapter_model.safetensors")
+    assert run(context)["steps"] == STEPS
     with open(tmp_path / "grpo/metrics.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     apart = [float(row["sampling/sampling_logp_difference/max"]) for row in rows]
@@ -65,3 +78,38 @@ def test_a_run_learns_from_what_the_server_sampled_with_the_newest_adapter(
     log = (tmp_path / "grpo/vllm.log").read_text(encoding="utf-8")
     assert log.count("Loaded new LoRA adapter") == STEPS
     assert not list((tmp_path / "grpo/vllm").rglob("*.safetensors"))
+
+
+def test_a_server_that_is_killed_in_a_run_is_started_again(
+    tiny: LoadedModel,
+    policy: LoadedModel,
+    vllm_settings: VllmSettings,
+    phantom_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its worker is killed after the first step; the second generation samples from a new server with the new policy."""
+    context = prepared(tiny, policy, vllm_settings, phantom_set, tmp_path)
+    real, killed = GrpoModule._update, []
+
+    def update(self: GrpoModule, *arguments: Any) -> dict[str, float]:
+        if self.optimizer_step_count == 0:
+            assert self.rollouts is not None and self.rollouts.server is not None
+            group = self.rollouts.server.group
+            assert group is not None
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and entry.name != str(group):
+                    try:
+                        same = os.getpgid(int(entry.name)) == group
+                    except ProcessLookupError:
+                        continue
+                    if same:
+                        os.kill(int(entry.name), signal.SIGKILL)
+                        killed.append(entry.name)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(GrpoModule, "_update", update)
+    assert run(context)["steps"] == STEPS and killed
+    with open(tmp_path / "grpo/metrics.csv", encoding="utf-8") as file:
+        apart = [float(row["sampling/sampling_logp_difference/max"]) for row in csv.DictReader(file)]
+    assert len(apart) == STEPS and max(apart) < 1e-3

@@ -85,6 +85,18 @@ def test_a_seed_repeats_its_completions_and_another_does_not(sampler: VllmSample
     assert len(rows) == len(first.ids)  # neither prompts nor the members of a group share random numbers
 
 
+def test_prompts_that_are_sampled_apart_get_what_they_get_together(sampler: VllmSampler, prompts: Prompts) -> None:
+    """A rank, or a micro-batch, names the places of its prompts in the whole step."""
+    how = SamplingSettings(16, GROUP)
+    whole = sampler.sample(*prompts, how, seed=7)
+    for places in ([0, 1], [2, 3]):
+        images, questions = ([part[place] for place in places] for part in prompts)
+        some = sampler.sample(images, questions, how, seed=7, places=places)
+        rows = slice(places[0] * GROUP, (places[-1] + 1) * GROUP)
+        wanted = [ids[mask.bool()].tolist() for ids, mask in zip(whole.ids[rows], whole.mask[rows], strict=True)]
+        assert [ids[mask.bool()].tolist() for ids, mask in zip(some.ids, some.mask, strict=True)] == wanted
+
+
 def test_completions_end_with_their_end_token_and_no_later(
     sampler: VllmSampler, policy: LoadedModel, prompts: Prompts
 ) -> None:

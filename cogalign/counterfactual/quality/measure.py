@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from cogalign.recipe import CounterfactualSettings
 from cogalign.training.progress import track
 from cogalign.training.seeding import derive_seed
 
+T = TypeVar("T")
 VERSION = 2
 """Raised when the same settings would give other measures."""
 BATCH = 8
@@ -78,6 +79,23 @@ def units_of(case_set: CaseSet, made: CaseSet, limit: int = NORMALS) -> list[Uni
     return [Unit(f"case {name}", case_set.by_id[name], tuple(own)) for name, own in rows.items()] + [
         Unit(f"normal {case.id}", case) for case in spread_evenly(normals, limit)
     ]
+
+
+def open_units(units: Sequence[Unit], measured: Container[str]) -> list[Unit]:
+    """The units still to be measured, in whole batches: a feature depends in its last bits on those beside it.
+
+    Args:
+        units: all, in their order.
+        measured: names of those that are done.
+    """
+    batches = [units[start : start + BATCH] for start in range(0, len(units), BATCH)]
+    return [unit for batch in batches if any(one.name not in measured for one in batch) for unit in batch]
+
+
+def share_of(items: Sequence[T], rank: int, world: int) -> list[T]:
+    """Every `world`-th batch of items, from that of the rank on: batches are the same for any number of ranks."""
+    starts = range(rank * BATCH, len(items), world * BATCH)
+    return [item for start in starts for item in items[start : start + BATCH]]
 
 
 def digest(settings: CounterfactualSettings, made: CaseSet, segmenter: str) -> str:
@@ -206,9 +224,9 @@ class QualityModule(LightningModule):
         self._segmenter = None if self._make_segmenter is None else self._make_segmenter()
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Every `world_size`-th unit, from this rank's on."""
+        """Every `world_size`-th batch of units, from this rank's on."""
         data = self.data
-        own = data.units[self.trainer.global_rank :: self.trainer.world_size]
+        own = share_of(data.units, self.trainer.global_rank, self.trainer.world_size)
         share = Units(data.case_set, data.made, own, data.operator, data.seed, data.located)
         return loader(share, self.workers, BATCH)
 
@@ -246,8 +264,8 @@ class QualityWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the progress bar of the first rank."""
         if trainer.is_global_zero:
-            own = len(range(0, self.total, trainer.world_size))
-            self._progress = iter(track(range(own), "quality of cases", total=own))
+            own = share_of(range(self.total), 0, trainer.world_size)
+            self._progress = iter(track(own, "quality of cases", folder=self.parts.folder.parent))
             next(self._progress, None)
 
     def write_on_batch_end(

@@ -17,6 +17,7 @@ from cogalign.counterfactual.quality.measure import (
     Units,
     digest,
     load_segmenter,
+    open_units,
     units_of,
 )
 from cogalign.counterfactual.quality.summary import summarise, write_summary
@@ -82,7 +83,7 @@ def grade(
     parts = TableParts(context.folder, digest(settings, made, str(segmenter or "")))
     units = units_of(case_set, made)
     before = parts.read()
-    opened = [unit for unit in units if unit.name not in before.units]
+    opened = open_units(units, before.units)
     if before.units:
         say(f"quality: going on, {len(units) - len(opened)} of {len(units)} cases were measured before")
     if opened:
