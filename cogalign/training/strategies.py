@@ -21,13 +21,16 @@ from cogalign.training.deepspeed import deepspeed_strategy, require_deepspeed
 from cogalign.training.heartbeat import connection_timeout
 from cogalign.training.progress import say
 
+SHARED_OUT = ("sft", "grpo")
+"""Stages whose model may be divided over devices."""
+
 
 def strategy_of(recipe: Recipe, stage: str) -> Any:
     """Lightning's strategy, or its name, for a stage.
 
     Args:
         recipe: `trainer` is read.
-        stage: segmenter, sft or grpo.
+        stage: its name; only sft and grpo have a model that may be shared out, the others take `ddp` or one device.
 
     Raises:
         ValueError: the strategy cannot work here; says why and what to take.
@@ -35,9 +38,10 @@ def strategy_of(recipe: Recipe, stage: str) -> Any:
     """
     settings = recipe.trainer
     name, count, cuda = settings.strategy, devices_of(settings), _takes_cuda(settings)
-    if stage == "segmenter" and name not in ("auto", "ddp"):
-        say(f"note: segmenter: the net is too small to be shared out, so {'ddp' if count > 1 else 'one device'} is "
-            f"taken instead of {name}")  # fmt: skip
+    if stage not in SHARED_OUT and name not in ("auto", "ddp"):
+        if stage == "segmenter":
+            say(f"note: segmenter: the net is too small to be shared out, so {'ddp' if count > 1 else 'one device'} is "
+                f"taken instead of {name}")  # fmt: skip
         name = "auto"
     if name.startswith("deepspeed"):
         require_deepspeed(recipe, stage, cuda)

@@ -21,6 +21,7 @@ STEPS = 48
 EVERY = 2
 """Optimizer steps between two checkpoints."""
 RECIPE = f"""
+stages: [sft, counterfactual]
 model: {{name: tiny-random, dtype: float32}}
 data: {{phantom: {{train: 24, validation: 4, test: 4, size: 64, seed: 5}}}}
 sft: {{steps: 2, batch_size: 2, validate_every: 2, validation_limit: 2, lora: {{r: 4}}}}
@@ -56,7 +57,7 @@ def prepared(recipe: Path) -> Path:
     """A run folder in which sft and counterfactual are done."""
     out = recipe.parent / "prepared"
     arguments = [sys.executable, "-m", "cogalign", "run", str(recipe), "--out", str(out)]
-    process = started([*arguments, "--stages", "[sft, counterfactual]"], recipe.parent / "prepare.log", "prepare")
+    process = started(arguments, recipe.parent / "prepare.log", "prepare")
     assert process.wait(600) == 0, (recipe.parent / "prepare.log").read_text()[-2000:]
     return out
 
@@ -77,9 +78,13 @@ def timeless(out: Path) -> list[dict[str, str]]:
 
 
 def leftovers(out: Path) -> list[str]:
-    """Temporary files of a run, locks aside."""
+    """Temporary files of a run; locks and the notes of its processes (`pipeline_ranks`) are none."""
     hidden = [path for path in out.rglob("*") if path.name.startswith(".") or path.name.endswith((".tmp", ".partial"))]
-    return [str(path.relative_to(out)) for path in hidden if not {".lock", ".locks"} & set(path.relative_to(out).parts)]
+    return [
+        str(path.relative_to(out))
+        for path in hidden
+        if not {".lock", ".locks", ".ranks"} & set(path.relative_to(out).parts)
+    ]
 
 
 def show(lives: list[Life]) -> str:

@@ -55,6 +55,12 @@ def test_the_segmenter_takes_ddp_with_a_note(name: str, capsys: pytest.CaptureFi
     assert strategy_of(recipe(strategy=name, devices=1), "segmenter") == "auto"
 
 
+def test_stages_without_a_model_to_share_out_take_ddp_and_say_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert isinstance(strategy_of(recipe(strategy="fsdp2", devices=2), ""), DDPStrategy)
+    assert strategy_of(recipe(strategy="deepspeed_3", devices=1), "counterfactual") == "auto"
+    assert "".join(capsys.readouterr()) == ""
+
+
 def test_devices_left_open_are_one_on_a_cpu() -> None:
     assert devices_of(TrainerSettings(accelerator="cpu", num_nodes=2)) == 2
 
