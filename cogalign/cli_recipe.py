@@ -179,6 +179,8 @@ def parse_overrides(parser: Any, overrides: list[str]) -> dict[str, Any]:
     """
     if not overrides:
         return {}
+    from cogalign.recipe_file import recipe_keys
+
     # One `--key=value` word each: a value such as -1 is no option.
     words, pairs = [], iter(overrides)
     for word in pairs:
@@ -192,8 +194,7 @@ def parse_overrides(parser: Any, overrides: list[str]) -> dict[str, Any]:
             hint = f", wanted {wanted}" if "Expected a" in str(error) else f": {' '.join(str(error).split())}"
             raise UsageError(f"--{key}: found {value!r}{hint}") from None
     content: dict[str, Any] = parser.parse_args(words, defaults=False).as_dict()
-    own = {option.name for options in (*OPTIONS.values(), (FORCE,)) for option in options} | {*FLAGS}
-    return {key: value for key, value in content.items() if f"--{key.replace('_', '-')}" not in own}
+    return {key: value for key, value in content.items() if key in recipe_keys()}
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

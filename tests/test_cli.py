@@ -190,6 +190,17 @@ def test_a_phase_of_the_counterfactuals_is_run_for_a_shard(
     assert len(calls) == 2
 
 
+def test_stages_are_a_key_of_the_recipe_and_for_submit_a_choice_among_them(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(recipe_file), "--stages", "[sft, evaluate]", "--print-config"]) == 0
+    assert "stages:\n- sft\n- evaluate\n" in capsys.readouterr().out
+    profile = Path(__file__).parents[1] / "slurm" / "mini.yaml"
+    words = ["submit", str(recipe_file), "--cluster", str(profile), "--dry-run", "--out", str(tmp_path / "run")]
+    assert main([*words, "--stages", "sft"]) == 0
+    assert "# ---- sft ----" in (shown := capsys.readouterr().out) and "# ---- evaluate ----" not in shown
+
+
 def test_submit_wants_a_cluster_profile(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", str(recipe_file)]) == 2
     assert "wanted a cluster profile" in capsys.readouterr().err
@@ -200,7 +211,7 @@ def test_a_dry_run_prints_the_scripts_and_writes_nothing(
 ) -> None:
     profile = Path(__file__).parents[1] / "slurm" / "mini.yaml"
     words = ["submit", str(recipe_file), "--cluster", str(profile), "--dry-run", "--out", str(tmp_path / "run")]
-    assert main(words) == 0
+    assert main([*words, "--stages", "sft,evaluate"]) == 0
     shown = capsys.readouterr().out
     assert "# ---- sft ----" in shown and "#SBATCH" in shown and "srun" in shown
     assert not (tmp_path / "run").exists()
@@ -211,10 +222,10 @@ def test_the_status_of_a_folder_without_a_run_is_an_error(tmp_path: Path, capsys
     assert "nothing" in capsys.readouterr().err
 
 
-def test_cancel_without_jobs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cancel_where_nothing_was_submitted_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
-    assert main(["cancel", str(tmp_path / "run")]) == 0
-    assert "no job of this run" in capsys.readouterr().out
+    assert main(["cancel", str(tmp_path / "run")]) == 1
+    assert "no job was submitted from here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from cogalign.segmenter.module import SegmenterModule
 from cogalign.segmenter.stage import run
 from cogalign.training.context import StageContext
 from cogalign.training.interrupt import Interrupted
+from cogalign.training.metrics_file import METRICS_FILE, read_rows
 
 EPOCHS = 3
 
@@ -155,6 +156,8 @@ def test_a_run_killed_before_its_validation_does_it_after(
     assert not (where.folder / "validations.json").exists()
     assert run(where) == scores
     assert (where.folder / "validations.json").read_text() == (folder / "validations.json").read_text()
+    (_, wanted), (_, found) = (read_rows(one / METRICS_FILE) for one in (folder, where.folder))
+    assert [{**row, "step_time": ""} for row in found] == [{**row, "step_time": ""} for row in wanted]
 
 
 def test_validations_and_best_weights_later_than_the_checkpoint_are_made_again(

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,36 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert (tmp_path / "sft/adapter/adapter_model.safetensors").read_bytes() == expected
     for row, wanted in zip(rows(tmp_path), rows(out), strict=True):
         assert {**row, "step_time": ""} == {**wanted, "step_time": ""}
+
+
+def killed(*_: Any) -> None:
+    raise RuntimeError("the power is gone")
+
+
+@pytest.mark.parametrize("moment", ["on_train_batch_end", "on_validation_epoch_start", "on_validation_epoch_end"])
+def test_a_run_killed_between_checkpoint_and_validation_still_does_and_logs_both(
+    whole: tuple[Path, dict[str, Any]],
+    phantom_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    out, metrics = whole
+    real = getattr(SftModule, moment)
+
+    def at_last(self: SftModule, *arguments: Any) -> None:
+        (killed if self.trainer.global_step == 4 else partial(real, self))(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SftModule, moment, at_last)
+        with pytest.raises(RuntimeError, match="power"):
+            run(context(tmp_path, phantom_set))
+    assert [path.name for path in sorted((tmp_path / "sft/checkpoints").iterdir())][-1] == "step-00000004.ckpt"
+    assert run(context(tmp_path, phantom_set)) == metrics
+    for row, wanted in zip(rows(tmp_path), rows(out), strict=True):
+        assert {**row, "step_time": ""} == {**wanted, "step_time": ""}
+    expected = (out / "sft/adapter/adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "sft/adapter/adapter_model.safetensors").read_bytes() == expected
 
 
 def test_gradients_of_several_batches_make_one_step(

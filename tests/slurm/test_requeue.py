@@ -58,8 +58,13 @@ def _stop_sft(cluster: Cluster, found: Stopped) -> None:
 
 def _stop_shard(cluster: Cluster, found: Stopped) -> None:
     array = found.jobs["counterfactual"]
-    until(cluster, array, (found.run / "counterfactual" / "shards" / "0-of-2" / "progress.json").is_file)
+    until(cluster, array, lambda: bool(_parts_of_shard(found.run)))
     cluster.run("scancel", "--signal=USR1", f"{array}_0")
+
+
+def _parts_of_shard(run: Path) -> list[Path]:
+    """The lists of pictures that shard 0 has made, one for each of its lives in which it made some."""
+    return [path for path in (run / "counterfactual").glob("parts-*/rank-0-of-2-*.jsonl") if path.stat().st_size]
 
 
 def _stop_grpo(cluster: Cluster, found: Stopped) -> None:
@@ -95,6 +100,7 @@ def test_sft_was_stopped_in_the_middle_and_grpo_inside_a_generation_cycle(stoppe
 
 
 def test_the_counterfactuals_are_those_of_shards_that_nothing_has_disturbed(stopped: Stopped, whole_run: Path) -> None:
+    assert len(_parts_of_shard(stopped.run)) == 2
     assert pictures(stopped.run) == pictures(whole_run)
 
 
