@@ -62,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _dispatch([argument for argument in arguments if argument != "--debug"])
     except (Interrupted, KeyboardInterrupt) as stopped:
         reason = f" ({stopped})" if str(stopped) else ""
-        again = "; the next `cogalign run` goes on" if arguments[:1] and arguments[0] in RECIPE_COMMANDS else ""
-        print(f"cogalign: stopped{reason}{again}", file=sys.stderr)
-        return exit_code(stopped)
+        code = exit_code(stopped)
+        again = "; the job goes back into the queue" if code == 0 else "; the next `cogalign run` goes on"
+        print(f"cogalign: stopped{reason}{again if arguments[:1] and arguments[0] in RECIPE_COMMANDS else ''}",
+              file=sys.stderr)  # fmt: skip
+        return code
     except BrokenPipeError:
         return EXIT_ERROR
     except (ValueError, OSError) as error:
@@ -128,11 +130,12 @@ def _recipe_command(command: str, arguments: list[str]) -> int:
 
         run_phase(recipe, phase, shard)
         return 0
-    from cogalign.pipeline import run_recipe
+    from cogalign.pipeline import is_main_process, run_recipe
 
     stages = {"run": None, "prepare": []}.get(command, [command])
     run_recipe(recipe, stages, force="--force" in found.flags)
-    print(f"{recipe.run_dir / 'summary.json'} is written")
+    if is_main_process():
+        print(f"{recipe.run_dir / 'summary.json'} is written")
     return 0
 
 

@@ -16,6 +16,7 @@ from cogalign.cluster.profile_checks import (
     require_time,
     require_variables,
     require_words,
+    seconds_of_limit,
 )
 from cogalign.recipe_checks import require as _require
 from cogalign.recipe_file import build_settings, nearest_key, read_mapping
@@ -188,6 +189,14 @@ class Profile(Resources):
         for name in ("signal_before", "wait", "canary_timeout"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1 second")
         _require(self.signal_before <= 65535, "signal_before", self.signal_before, "at most 65535: SLURM's limit")
+        for where, time in (
+            ("time", self.time),
+            *((f"stages.{name}.time", own.time) for name, own in self.stages.items()),
+        ):
+            limit = None if time is None else seconds_of_limit(str(time))
+            # else it is told as soon as it starts, and comes back again and again without having done anything
+            _require(limit is None or self.signal_before < limit, "signal_before", self.signal_before,
+                     f"less than the {limit} seconds of {where}")  # fmt: skip
         _require(self.max_restarts >= 0, "max_restarts", self.max_restarts, "0 or more")
         require_line("gpu_type", self.gpu_type)
         require_lines("modules", self.modules)

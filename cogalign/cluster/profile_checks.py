@@ -68,6 +68,16 @@ def require_time(name: str, value: str | int | None) -> None:
     require(good, name, value, 'a time in quotes: "MINUTES", "HH:MM:SS" or "D-HH:MM:SS"')
 
 
+def seconds_of_limit(text: str) -> int | None:
+    """Seconds of a time limit as sbatch reads it (`MINUTES`, `M:S`, `H:M:S`, `D-H`, `D-H:M`, `D-H:M:S`); None for no limit."""
+    days, dash, rest = text.rpartition("-")
+    numbers = [int(part) for part in rest.split(":")]
+    if not dash:
+        numbers = [0, *numbers] if len(numbers) < 3 else numbers
+    hours, minutes, seconds = [*numbers, 0, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds or None
+
+
 def require_options(name: str, values: Sequence[str]) -> None:
     """Refuse what is no long option of sbatch."""
     require_lines(name, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
@@ -138,9 +139,8 @@ class Parts:
         for old in self.root.glob("parts-*"):
             if old == self.folder:
                 continue
-            for path in old.glob("*.jsonl"):
-                path.unlink()
-            old.rmdir()
+            # All is done: on NFS a file that somebody holds open leaves another one behind, which must not fail the stage.
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:

@@ -110,8 +110,9 @@ class SegmenterModule(LightningModule):
         images, truth = self._batch
         return {"cases": self.trainer.datamodule.last_cases(), "images": images, "masks": truth}  # type: ignore[attr-defined]
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """One row of metrics for each optimizer step."""
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Take the step, and log its row of metrics before its checkpoint is written: else a kill between loses the row."""
+        super().optimizer_step(*arguments, **options)
         now = time.perf_counter()
         loss = self._loss
         if self.trainer.world_size > 1:
@@ -123,7 +124,7 @@ class SegmenterModule(LightningModule):
             "step_time": now - self._clock,
             **(self.guard.metrics() if self.guard is not None else {}),
         }
-        log_step(self.trainer.loggers, self.shown_metrics, self.trainer.global_step)
+        log_step(self.trainer.loggers, self.shown_metrics, self.trainer.global_step + 1)
         self._clock = now
 
     def on_train_start(self) -> None:
@@ -157,7 +158,7 @@ class SegmenterModule(LightningModule):
         """One pass over the validation images outside Lightning's loop."""
         self.eval()
         self.on_validation_epoch_start()
-        with torch.no_grad():
+        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
             for index, batch in enumerate(self.trainer.datamodule.val_dataloader()):  # type: ignore[attr-defined]
                 self.validation_step(tuple(part.to(self.device) for part in batch), index)
         self.on_validation_epoch_end()

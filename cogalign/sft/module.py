@@ -27,6 +27,7 @@ from cogalign.training.finite import FiniteGuard, NonFinite
 from cogalign.training.schedules import warmup_cosine
 from cogalign.training.strategies import clip, gathered, owns_gradients
 from cogalign.training.tracking import log_step
+from cogalign.training.validation import owes_validation, validate_now
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class SftModule(LightningModule):
         self._suspect: dict[str, Tensor] = {}
         self._validation: list[tuple[float, int]] = []
         self._grad_norm = self._rate = float("nan")
-        self._clock, self._logged = 0.0, 0
+        self._clock = 0.0
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         labels = batch["labels"]
@@ -119,8 +120,15 @@ class SftModule(LightningModule):
         summed: Tensor = self.trainer.strategy.reduce(mine.to(self.device), reduce_op="sum")
         return summed.cpu()
 
+    @property
+    def _accumulates(self) -> bool:
+        """Whether more passes of this step follow; DeepSpeed lets Lightning call the hooks of a step after every pass."""
+        return bool(self.trainer.fit_loop._should_accumulate())
+
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Make the gradient that of the mean over the step's tokens; note that mean and the learning rate."""
+        if self._accumulates:
+            return
         loss, answers, seen = self._over_ranks(*self._sums).tolist()
         self._loss_of_step = loss / answers
         self.tokens_seen += int(seen)
@@ -140,6 +148,8 @@ class SftModule(LightningModule):
         Raises:
             NonFinite: too many such steps in a row.
         """
+        if self._accumulates:
+            return
         owned = owns_gradients(self.trainer)
         self._grad_norm = float("nan") if owned else clip(self, gradient_clip_val or math.inf)
         mine, answers, _ = self._sums
@@ -160,11 +170,11 @@ class SftModule(LightningModule):
         """What is saved of a step that is skipped: all its cases, and the tensors of the batch that did it."""
         return {"cases": self.trainer.datamodule.last_cases(), "batch": self._suspect}  # type: ignore[attr-defined]
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """One row of metrics for each optimizer step."""
-        step = self.trainer.global_step
-        if step == self._logged:
-            return  # gradients are being accumulated
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Take the step, and log its row of metrics before its checkpoint is written: else a kill between loses the row."""
+        super().optimizer_step(*arguments, **options)
+        if self._accumulates:
+            return
         now = time.perf_counter()
         self.shown_metrics = {
             "loss": self._loss_of_step,
@@ -174,12 +184,14 @@ class SftModule(LightningModule):
             "step_time": now - self._clock,
             **(self.guard.metrics() if self.guard is not None else {}),
         }
-        log_step(self.trainer.loggers, self.shown_metrics, step)
-        self._clock, self._logged = now, step
+        log_step(self.trainer.loggers, self.shown_metrics, self.trainer.global_step + 1)
+        self._clock = now
 
     def on_train_start(self) -> None:
-        """Start the clock."""
-        self._clock, self._logged = time.perf_counter(), self.trainer.global_step
+        """Do the validation that a killed run still owed (its checkpoint came before it); start the clock."""
+        if owes_validation(self.trainer, "eval_loss"):
+            validate_now(self.trainer)
+        self._clock = time.perf_counter()
 
     def on_validation_epoch_start(self) -> None:
         """Forget the losses of the validation before."""

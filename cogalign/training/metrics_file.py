@@ -24,7 +24,7 @@ class CsvLogger(Logger):
     """Writes `metrics.csv` with a column `step`, one row a step, on disk as soon as it is logged.
 
     Opened on a file that exists, it goes on with it: rows from the first step logged on are dropped
-    (a run that was killed had logged steps after its last checkpoint). Metrics that come later for
+    (a run that was killed had logged steps after its last checkpoint; see also `go_on_after`). Metrics that come later for
     the same step go into the same row; new names become new columns.
 
     Args:
@@ -77,6 +77,16 @@ class CsvLogger(Logger):
         else:
             with open(self.path, "ab") as file:
                 file.write(self._line(self._last))
+
+    def go_on_after(self, step: int) -> None:
+        """Drop the rows of later steps than a checkpoint's; that of its own step stays and may still get values."""
+        self._reopen(step + 1)
+
+    def flush(self) -> None:
+        """Flush the rows to disk: a checkpoint must not outlive them when the power goes."""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())
 
     def _reopen(self, step: int | None) -> None:
         """Take over the rows before `step` of a file that exists."""

@@ -27,6 +27,7 @@ from cogalign.training.checkpoints import (
 from cogalign.training.disk import is_disk_full
 from cogalign.training.interrupt import Interrupted
 from cogalign.training.interruption import Interrupt
+from cogalign.training.metrics_file import CsvLogger
 from cogalign.training.progress import say
 from cogalign.training.ranks import everyone
 from cogalign.training.seeding import derive_seed, rng_state, seed_everything, set_rng_state
@@ -59,6 +60,7 @@ class ResumeCheckpoint(Callback):
         self._loaded: dict[str, Any] | None = None
         self._before_validation: dict[str, Any] | None = None
         self._stopped = ""
+        self._put_off: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The random generators of all ranks."""
@@ -100,6 +102,8 @@ class ResumeCheckpoint(Callback):
             )
         if trainer.is_global_zero:
             self._damaged = later_than(self.folder, self._seen)
+            for logger in _csv_loggers(trainer):
+                logger.go_on_after(self._seen)
         if self._loaded is not None:
             self._set_generators(trainer, self._loaded["rng"])
             self._loaded = None
@@ -127,7 +131,11 @@ class ResumeCheckpoint(Callback):
         stop = self.interrupt is not None and self.interrupt.asked(trainer)
         due = self._seen is None or step // self.every > self._seen // self.every
         self._seen = step
-        if due or stop:
+        if due and not stop and step == trainer.max_steps:
+            self._put_off = (
+                step  # a validation may follow, and nothing trains after this checkpoint, so none could be owed
+            )
+        elif due or stop:
             self.save(trainer, step)
         if stop and self.interrupt is not None:
             # A validation that is due is still done: the checkpoint counts it as done.
@@ -139,7 +147,10 @@ class ResumeCheckpoint(Callback):
             raise Interrupted(self._stopped)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop after the last step too: the next stage is not to start."""
+        """Save the last step; stop after it too: the next stage is not to start."""
+        if self._put_off is not None:
+            self.save(trainer, self._put_off)
+            self._put_off = None
         if self._stopped:
             raise Interrupted(self._stopped)
 
@@ -162,6 +173,9 @@ class ResumeCheckpoint(Callback):
         path = path_of(self.folder, step)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if trainer.is_global_zero:
+                for logger in _csv_loggers(trainer):
+                    logger.flush()
             trainer.save_checkpoint(temporary_of(path))
             if trainer.is_global_zero:
                 while self._damaged:  # else they would be counted among those that stay
@@ -185,6 +199,10 @@ class ResumeCheckpoint(Callback):
             "make room and run the same command again",
             str(path),
         )
+
+
+def _csv_loggers(trainer: Trainer) -> list[CsvLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, CsvLogger)]
 
 
 def _loaders(loaders: Any) -> list[DataLoader[Any]]:

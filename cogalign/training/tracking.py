@@ -77,13 +77,13 @@ class StepWandbLogger(WandbLogger):
             self.experiment.log({**row, STEP_KEY: step}, step=step)
 
     def _catch_up(self, first: int) -> None:
-        """Log the rows before the first step of this life that wandb does not hold."""
+        """Log the rows up to the first step of this life that wandb does not hold; the CSV file has that one already."""
         self._is_caught_up = True
         # What the server has; 0 offline.
         self._held = max(self._held, int(getattr(self.experiment, "starting_step", 0)) - 1)
         for row in read_rows(self._csv)[1]:
             step = int(row.pop("step"))
-            if self._held < step < first:
+            if self._held < step <= first:
                 self.experiment.log({**{name: float(text) for name, text in row.items()}, STEP_KEY: step}, step=step)
 
 
@@ -245,10 +245,10 @@ def log_step(
                 logger.log_metrics(row, step)
             except Exception as error:  # a broken connection to wandb must not end a training
                 say(f"warning: wandb did not take step {step} ({error})")
-        else:
-            logger.log_metrics(dict(metrics), step)
-        if samples and isinstance(logger, CsvLogger):
+            continue
+        if samples and isinstance(logger, CsvLogger):  # before the row, which tells that all of the step is done
             _write_samples(samples, logger.path.parent / SAMPLES_FOLDER / f"completions_{step:05d}.jsonl")
+        logger.log_metrics(dict(metrics), step)
 
 
 def _wandb_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

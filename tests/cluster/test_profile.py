@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cogalign.cluster.profile import Profile, read_profile
+from cogalign.cluster.profile_checks import seconds_of_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,9 +97,18 @@ def test_names_that_only_look_like_secrets_are_taken(tmp_path: Path) -> None:
     ("counterfactual: {shards: 0}", r"counterfactual\.shards: found 0, wanted at least 1"),
     ("scratch: tmp", r"scratch: found 'tmp', wanted an absolute path, or a variable"),
     ("signal_before: 0", r"signal_before: found 0, wanted at least 1 second"),
+    ("time: '3'", r"signal_before: found 180, wanted less than the 180 seconds of time"),
+    ("stages: {sft: {time: '2:30'}}", r"signal_before: found 180, wanted less than the 150 seconds of stages\.sft\.time"),
     ("rollout_server: {port: 80}", r"rollout_server\.port: found 80, wanted 1024"),
     ("max_restarts: -1", r"max_restarts: found -1, wanted 0 or more"),
 ])  # fmt: skip
 def test_values_that_would_break_a_script_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("30", 1800), ("30:10", 1810), ("2:00:01", 7201), ("1-2", 93_600), ("1-2:03", 93_780), ("1-2:03:04", 93_784), ("0", None),
+])  # fmt: skip
+def test_a_time_limit_is_read_as_sbatch_reads_it(text: str, seconds: int | None) -> None:
+    assert seconds_of_limit(text) == seconds

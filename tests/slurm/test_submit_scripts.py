@@ -31,16 +31,23 @@ COMMAND = r"""#!/bin/bash
 record=$RECORD/$1.${SLURM_ARRAY_TASK_ID:-x}.${SLURM_PROCID}.${SLURM_RESTART_COUNT:-0}.$SLURM_JOB_ID
 printf '%s\n' "$*" >"$record.args.part" && mv "$record.args.part" "$record.args"
 env -0 >"$record.env"
-asked() { [[ $SLURM_PROCID != 0 ]] || echo '{}' >"$COGALIGN_REQUEUE_FILE"; exit 0; }
+asked() {
+  [[ $BEHAVIOUR != slow ]] || { trap "" USR1 TERM; sleep 4; : >"$record.saved"; }
+  [[ $SLURM_PROCID != 0 ]] || echo "{\"signal\": \"SIG$1\"}" >"$COGALIGN_REQUEUE_FILE"
+  exit 0
+}
 case $BEHAVIOUR in
   fail) exit 3 ;;
   deaf) [[ ${SLURM_RESTART_COUNT:-0} != 0 ]] || exec sleep 300 ;;
   busy) trap "" USR1; [[ ${SLURM_RESTART_COUNT:-0} != 0 ]] || sleep 300 ;;
-  listen | stubborn)
+  stone) [[ ${SLURM_RESTART_COUNT:-0} != 0 ]] || { trap "" USR1 TERM; exec sleep 300; } ;;
+  listen | stubborn | slow | "one fails")
     [[ $BEHAVIOUR == stubborn || ${SLURM_RESTART_COUNT:-0} == 0 ]] || exit 0
     [[ ${SLURM_ARRAY_TASK_ID:-1} == 1 ]] || exit 0
-    trap asked USR1 TERM
+    trap 'asked USR1' USR1
+    trap 'asked TERM' TERM
     : >"$record.ready"
+    [[ $BEHAVIOUR != "one fails" || $SLURM_PROCID != 1 ]] || { sleep 2; exit 3; }
     for _ in {1..1500}; do sleep 0.2; done ;;
 esac
 exit 0
@@ -287,6 +294,41 @@ def test_a_signal_to_the_batch_shell_reaches_all_ranks(site: Site, how: tuple[st
     _requeued_by(site, sent.jobs["sft"], "sft", 2, *how)
 
 
+def test_a_job_is_requeued_only_after_its_command_has_saved_however_often_it_is_told(site: Site) -> None:
+    _data_is_finished(site)
+    number = site.submit(site.profile(environment={"BEHAVIOUR": "slow"}), "sft").jobs["sft"]
+    site.until(f"sft.x.*.0.{number}.ready", 2)
+    for _ in range(3):
+        site.cluster.run("scancel", "--batch", "--signal=TERM", number)
+        time.sleep(1)
+    _wait_restart(site, number)
+    assert len(list(site.records.glob(f"sft.x.*.0.{number}.saved"))) == 2
+
+
+def test_a_preempted_job_whose_commands_alone_get_term_is_requeued(site: Site) -> None:
+    _data_is_finished(site)
+    number = site.submit(site.profile(environment={"BEHAVIOUR": "listen"}), "sft").jobs["sft"]
+    _requeued_by(site, number, "sft", 2, "--signal=TERM")
+
+
+def test_a_job_one_of_whose_ranks_fails_is_not_requeued(site: Site) -> None:
+    """srun ends the other ranks by TERM, which they take for a stop."""
+    _data_is_finished(site)
+    number = site.submit(site.profile(environment={"BEHAVIOUR": "one fails"}), "sft").jobs["sft"]
+    site.cluster.wait(number, "FAILED")
+    assert site.cluster.job(number)["Restarts"] == "0"
+    assert "sft: ended with exit code 3" in site.log("sft", number)
+    assert not list((site.folder / "run" / "slurm").glob("*.requeue"))
+
+
+def test_the_command_gets_what_the_job_exports_whatever_the_site_says_of_exports(site: Site) -> None:
+    _data_is_finished(site)
+    site.cluster.wait(site.submit(site.profile(sbatch=["--export=PATH,SLURM_CONF"]), "sft").jobs["sft"])
+    found = site.variables("sft.x.1.*")
+    assert found["COGALIGN_REQUEUE_FILE"].startswith(str(site.folder))
+    assert found["MASTER_ADDR"] == "n1"
+
+
 def _data_is_finished(site: Site) -> None:
     from cogalign.pipeline_digest import stage_digest
     from cogalign.training.stage_file import StageFile
@@ -519,10 +561,16 @@ def test_a_job_with_a_server_is_requeued_whole(site: Site) -> None:
     assert site.log("grpo", number).count("the rollout server is healthy") == 2
 
 
+def test_a_job_with_a_server_is_requeued_when_both_are_preempted_by_term(site: Site) -> None:
+    with_vllm(site.recipe)
+    number = _grpo(site, behaviour="listen")
+    _requeued_by(site, number, "grpo", 4, "--signal=TERM")
+
+
 def test_a_job_comes_back_before_its_time_limit_and_also_when_it_was_too_slow_for_that(site: Site) -> None:
     _data_is_finished(site)
     numbers = {}
-    for behaviour in ("listen", "busy"):
+    for behaviour in ("listen", "busy", "stone"):
         site.recipe.out = str(site.folder / behaviour)
         _data_is_finished(site)
         profile = site.profile(environment={"BEHAVIOUR": behaviour}, time="00:01:00", signal_before=40, nodes=1)
@@ -533,6 +581,7 @@ def test_a_job_comes_back_before_its_time_limit_and_also_when_it_was_too_slow_fo
         assert site.cluster.job(number)["Restarts"] == "1"
         logs[behaviour] = (site.folder / behaviour / "slurm" / "logs" / f"sft-{number}.log").read_text()
     assert "TIME LIMIT" in logs["busy"]
+    assert "the time limit is reached: requeued" in logs["stone"]
     assert "TIME LIMIT" not in logs["listen"]
 
 

@@ -71,7 +71,7 @@ RANK = """
 import os, sys, threading, time
 from cogalign import cli
 from cogalign.training import requeue
-requeue.LOOK_EVERY, requeue.LEAVE_AFTER = 0.1, 1.0
+requeue.LOOK_EVERY, requeue.LEAVE_AFTER = 0.1, 1.0 if sys.argv[1] == "stuck" else 60.0
 
 def wait():
     print("ready", flush=True)
