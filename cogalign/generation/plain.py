@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from cogalign.generation.draw import draw
 from cogalign.generation.uniforms import Uniforms
 from cogalign.models.inputs import Inputs, left_padded, tiled
+from cogalign.training.heartbeat import beat
 from cogalign.training.progress import say
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class _Drawing(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [G * P, V] that allow one token a row; the rows are copy after copy of the prompts."""
+        beat()
         how = self.settings
         uniform = self.uniforms.next().view(-1, how.num_generations).t().flatten()
         token = draw(scores, how.temperature, how.top_p, how.top_k, uniform)

@@ -17,6 +17,7 @@ from cogalign.models.merged import sampling_weights
 from cogalign.models.prefill import Prefill, prefill
 from cogalign.models.prompts import Inputs
 from cogalign.models.shared_prefix import DecodeAttention, attention_through
+from cogalign.training.heartbeat import beat
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def _sample(
     hidden = start.last[owner]
     with attention_through(text):
         for step in range(limit):
+            beat()  # long completions of many rows may take longer than the watchdog waits
             # drawn for all, so that a row's numbers do not depend on the others' ends
             uniform = None if uniforms is None else uniforms.next()[rows.places]
             logits = allowed_logits(head(hidden), banned)

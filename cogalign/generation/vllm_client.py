@@ -9,6 +9,7 @@ import httpx
 
 from cogalign.generation.vllm_server import VllmError, VllmServer, log_end
 from cogalign.recipe_grpo import VllmSettings
+from cogalign.training.heartbeat import beat
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 """Seconds before the first repetition, doubled each time, up to the longest."""
@@ -41,6 +42,7 @@ class VllmClient:
             if attempt:
                 time.sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
                 self.server.check()  # no use to wait for a server that is dead
+            beat()  # a request has a limit of its own
             try:
                 answer = self._http.request(method, path, json=body)
             except httpx.TransportError as error:

@@ -22,6 +22,7 @@ import torch
 from cogalign.models.adapt import POLICY
 from cogalign.models.load import LoadedModel
 from cogalign.recipe_grpo import VllmSettings
+from cogalign.training.heartbeat import beat
 
 GUARD = Path(__file__).with_name("vllm_guard.py")
 LOG_NAME, MODEL_FOLDER = "vllm.log", "vllm-base"
@@ -234,6 +235,7 @@ class VllmServer:
     def _wait(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not self.healthy():
+            beat()  # this waiting has a limit of its own
             self.check()
             if time.monotonic() > deadline:
                 raise VllmError(

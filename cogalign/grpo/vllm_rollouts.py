@@ -117,9 +117,7 @@ class VllmRollouts:
 
     def _sync(self) -> None:
         assert self.sampler is not None
-        folder = self.folder / "vllm"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.sampler.sync(folder)
+        self.sampler.sync(self.folder / "vllm")
 
     def _restart(self, reason: VllmError) -> None:
         """Start a dead server again (rank 0), with the adapter that it had."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import LoraSettings
 from cogalign.training.full_state import full_state
-from cogalign.training.ranks import is_first, together
+from cogalign.training.ranks import by_first
 
 POLICY, REFERENCE = "default", "reference"
 
@@ -126,13 +126,14 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> Path:
     """Write the adapter (PEFT's format) to `folder/adapter`, or the full model to `folder/model`, by rename.
 
     All ranks call it: weights that are shared out are gathered. The first one writes, and the others wait for it.
+
+    Raises (on all ranks):
+        OSError: it could not be written.
     """
     is_adapter = hasattr(loaded.model, "peft_config")
     final = folder / ("adapter" if is_adapter else "model")
-    weights = full_state(loaded.model)
-    if is_first():
-        _write(loaded, weights, final, is_adapter)
-    together()
+    weights = full_state(loaded.model, "lora_" if is_adapter else "")
+    by_first(lambda: _write(loaded, weights, final, is_adapter))
     return final
 
 

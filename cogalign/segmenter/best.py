@@ -50,7 +50,7 @@ def only_best(folder: Path, history: History) -> tuple[int, Path]:
             f"{folder}: the weights of the best validation (step {step}) are gone; delete the folder and run the "
             "segmenter again"
         )
-    for other, path in best_paths(folder).items():
-        if other != step:
-            path.unlink(missing_ok=True)
+    old = [path for other, path in best_paths(folder).items() if other != step]
+    for path in (*old, *folder.glob(".best-*.tmp")):  # and what a killed process has left half written
+        path.unlink(missing_ok=True)
     return step, best_path(folder, step)

@@ -17,6 +17,17 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Inside the block an error of the system that names no file, as that of a full disk, gets this one's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that gets its name only when the block ends without an error.
 
@@ -29,7 +40,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        with open(temporary, "wb") as file:
+        with named(path), open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -67,7 +78,7 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-    with open(path, "ab+") as file:
+    with named(path), open(path, "ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":

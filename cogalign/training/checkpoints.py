@@ -27,14 +27,17 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from cogalign.training.atomic import write_json
 from cogalign.training.checkpoint_content import WANTED
 from cogalign.training.progress import say
+from cogalign.training.progress_file import is_writer
 
 FOLDER = "checkpoints"
 COMPLETE = "COMPLETE"
 METADATA = "meta.pt"
 """What a sharded checkpoint holds beside weights and optimizer states (Lightning's name)."""
 NAME = re.compile(r"step-(\d{8,})\.ckpt")
-LEFTOVER = re.compile(r"\.step-\d{8,}\.ckpt\.(tmp|old)|\.COMPLETE\.\d+\.tmp")
+LEFTOVER = re.compile(r"\.step-\d{8,}\.ckpt\.(tmp|old)")
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
+OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)
+"""Errors that say nothing about a file's content: a checkpoint must not be given up for them."""
 
 
 class StreamedCheckpoints(TorchCheckpointIO):
@@ -78,6 +81,8 @@ def temporary_of(path: Path) -> Path:
 def commit(path: Path, keep: int) -> None:
     """Give a fully written checkpoint its name and delete those that are too old. One rank does this, after a barrier.
 
+    An old one that cannot be deleted is a warning only: the new one is there.
+
     Args:
         path: from `path_of`; what was written lies at `temporary_of(path)`, as a file or as a folder.
         keep: checkpoints that stay.
@@ -94,8 +99,11 @@ def commit(path: Path, keep: int) -> None:
         path.unlink()
     os.replace(temporary, path)
     _flush(path.parent)
-    for old in _by_step(path.parent)[keep:]:
-        discard(old)
+    for old in [other for other in _by_step(path.parent) if step_of(other) <= step_of(path)][keep:]:
+        try:
+            discard(old)
+        except OSError as error:
+            say(f"warning: {old} is not needed any more and could not be deleted ({error.strerror or error})")
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -123,6 +131,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
     Damaged ones (a machine that lost power, a full quota) are named in a message with what is taken instead; they
     stay where they are until the next one is written.
+
+    Raises:
+        OSError: one cannot be read for a reason that is not its own (memory, rights, the network).
     """
     damaged: list[str] = []
     for path in _by_step(folder / FOLDER):
@@ -136,7 +147,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is whole."""
+    """What is wrong with a checkpoint; None if it is whole.
+
+    Raises:
+        OSError: that cannot be said: it cannot be read for a reason that is not its own.
+    """
     try:
         if path.is_dir():
             return _damaged_folder(path)
@@ -148,7 +163,21 @@ def damage(path: Path) -> str | None:
             broken = archive.testzip()  # reads all of it: a lost page of a tensor shows in its checksum
         return None if broken is None else f"checksum of {broken}"
     except UNREADABLE as error:
+        number = _system_error(error)
+        if number in OF_THE_MACHINE:
+            raise OSError(
+                number, f"{os.strerror(number)}: the checkpoint could not be looked at, so nothing is started without it; "
+                "see to it and run the same command again", str(path)
+            ) from error  # fmt: skip
         return ((str(error).strip() or type(error).__name__).splitlines()[0])[:120]
+
+
+def _system_error(error: BaseException) -> int | None:
+    """The system's number of an error; torch tells it in the text of a RuntimeError: `... Cannot allocate memory (12)`."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"unable to (?:mmap|open).*\((\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -236,5 +265,5 @@ def _by_step(folder: Path) -> list[Path]:
 
 
 def _tell(damaged: list[str], then: str) -> None:
-    if damaged:
+    if damaged and is_writer():
         say(f"warning: {'; '.join(damaged)}; {then}")

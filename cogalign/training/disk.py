@@ -1,93 +1,87 @@
-"""Room on the disk and the right to write, looked at before a stage starts and not after a night of work."""
+"""Room on the disk and the right to write: looked at before the work, and told in one line when it is gone. Light."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
-from cogalign.training.checkpoints import FOLDER
-
-STATES = 3
-"""A trainable weight in a checkpoint: itself and AdamW's two moments."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+READ_ONLY = (errno.EROFS,)
+TEMPORARY = re.compile(r"^\.(.+?)(\.\d+-[0-9a-f]{8})?\.tmp$")
+"""Names under which files are written before they get their own."""
 
 
-class DiskCheck(Callback):
-    """Before training: can the stage's folder be written, and does it have room for the checkpoints?
+class DiskError(OSError):
+    """A disk that is full or cannot be written, in one line for the user; `errno` and `filename` are the system's."""
 
-    Args:
-        folder: the stage's folder.
-        keep: checkpoints that are kept.
-    """
+    def __init__(self, number: int | None, message: str, filename: Path) -> None:
+        super().__init__(number or errno.EIO, message, str(filename))
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look.
-
-        Raises:
-            OSError: it cannot be written, or there is too little room.
-        """
-        if not trainer.is_global_zero:
-            return
-        require_writable(self.folder)
-        trainable = sum(p.numel() * p.element_size() for p in pl_module.parameters() if p.requires_grad)
-        require_room(self.folder, STATES * trainable, self.keep)
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def require_writable(folder: Path) -> None:
     """Write a file into a folder and take it away again; the folder is made if it is not there.
 
     Raises:
-        OSError: it cannot be written.
+        DiskError: it cannot be written.
     """
     probe = folder / f".write-test.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x")
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full(folder, "there is no room for a single file") from error
+        if error.errno in FULL:
+            raise no_room(folder, "there is no room for a single file") from error
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise OSError(f"{folder} cannot be written ({reason}); give another folder with --out") from error
+        message = f"{folder} cannot be written ({reason}); give another folder with --out"
+        raise DiskError(error.errno, message, folder) from error
     finally:
-        _remove(probe)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
-def require_room(folder: Path, checkpoint: int, keep: int) -> None:
-    """See whether the checkpoints of a stage fit on the disk; while one is written, one more than are kept is there.
+def unwritable(error: BaseException | None, what: str, folder: Path, then: str) -> DiskError | None:
+    """A full or read-only disk behind an error, in one line; None if there is none, or if it has been told so.
 
     Args:
-        folder: the stage's folder; checkpoints that it holds make room for new ones.
-        checkpoint: bytes of one.
-        keep: checkpoints that are kept.
-
-    Raises:
-        OSError: they do not fit.
+        error: what a writer raised; libraries raise their own over the system's.
+        what: was being written.
+        folder: where.
+        then: what is kept, and how to go on.
     """
-    there = sum(path.stat().st_size for path in (folder / FOLDER).rglob("*") if path.is_file())
-    needed = (keep + 1) * checkpoint - there
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise _full(
-            folder,
-            f"{size(free)} free, but its checkpoints take {size(needed)} more ({keep + 1} of {size(checkpoint)}: "
-            f"trainer.keep_checkpoints is {keep}, and one is being written)",
-        )
+    system = _behind(error, (*FULL, *READ_ONLY))
+    if system is None or isinstance(system, DiskError) or str(error).startswith("disk full"):
+        return None
+    if system.errno in FULL:
+        message = f"disk full while writing {what} ({size(shutil.disk_usage(folder).free)} free); make room; {then}"
+    else:
+        message = f"the disk is read-only: {what} could not be written; {then}"
+    return DiskError(system.errno, message, Path(system.filename or folder))
+
+
+def file_behind(error: BaseException | None) -> Path | None:
+    """The file that a full or read-only disk kept from being written, by the name that it was to get."""
+    system = _behind(error, (*FULL, *READ_ONLY))
+    if system is None or not isinstance(system.filename, str):
+        return None
+    path = Path(system.filename)
+    return path.with_name(TEMPORARY.sub(r"\1", path.name))
 
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether a full disk is behind an error: torch's file writer raises its own error over the system's."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return _behind(error, FULL) is not None
+
+
+def no_room(folder: Path, reason: str) -> DiskError:
+    """The error of a look at the disk before the work."""
+    return DiskError(errno.ENOSPC, f"disk full: {folder}: {reason}; make room and run the same command again", folder)
 
 
 def size(count: float) -> str:
@@ -95,12 +89,10 @@ def size(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
-def _full(folder: Path, reason: str) -> OSError:
-    return OSError(
-        errno.ENOSPC, f"disk full: {folder}: {reason}; make room and run the same command again", str(folder)
-    )
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+def _behind(error: BaseException | None, numbers: tuple[int, ...]) -> OSError | None:
+    """The first error of the system with one of these numbers among an error and those that it came from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in numbers:
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -14,6 +14,7 @@ from typing import NoReturn
 from cogalign.training.progress import say
 from cogalign.training.stage_file import mark_failed
 
+GO_ON = "the same command goes on after the last checkpoint"
 EXIT_STALLED = 124
 """Exit code of a run that the watchdog ended, as of `timeout`."""
 EXIT_LOST = 1

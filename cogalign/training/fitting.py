@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from cogalign.recipe import Recipe
 from cogalign.training.callbacks import Progress
-from cogalign.training.disk import DiskCheck
+from cogalign.training.disk_check import DiskCheck
 from cogalign.training.interruption import Interrupt
 from cogalign.training.resume import ResumeCheckpoint
 from cogalign.training.watchdog import Watchdog

@@ -12,17 +12,23 @@ from cogalign.training.ranks import is_first
 from cogalign.training.sharding import full
 
 
-def full_state(module: nn.Module) -> dict[str, Tensor] | None:
+def full_state(module: nn.Module, part: str = "") -> dict[str, Tensor] | None:
     """The state dict of a model with whole tensors on the CPU; None where its own state dict is whole.
 
     A collective under FSDP2 and DeepSpeed; ranks other than the first get an empty one. Weights have the type in which
     the optimizer keeps them, not that of computing.
+
+    Args:
+        module: the model.
+        part: only weights with this in their name: of an adapter's model all others need not be gathered.
     """
     gather = _gather_of(module)
     if gather is None:
         return None
     found: dict[str, Tensor] = {}
     for name, values in module.state_dict(keep_vars=True).items():
+        if part not in name:
+            continue
         whole = gather(values)
         if is_first():
             found[name] = whole

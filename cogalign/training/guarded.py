@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cogalign.training.disk import is_disk_full, size
+from cogalign.training.disk import file_behind, unwritable
+from cogalign.training.ending import GO_ON
 from cogalign.training.local_ranks import watch_local_ranks
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-GO_ON = "the same command goes on after the last checkpoint"
 KILLED = re.compile(
     r"DataLoader worker \(pid\(?s?\)?:? ?([\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)"
 )
@@ -67,11 +65,7 @@ def explained(error: Exception, folder: Path, stage: str) -> Exception | None:
             f"{stage}: the GPU's memory ran out ({text.splitlines()[0][:160]}); lower the batch size, or set "
             f"trainer.activation_checkpointing to true; {GO_ON}"
         )
-    if is_disk_full(error) and "disk full" not in text:
-        named = getattr(error, "filename", None) or folder
-        free = size(shutil.disk_usage(folder).free)
-        return OSError(errno.ENOSPC, f"disk full while writing {named} ({free} free); make room; {GO_ON}", str(named))
-    return None
+    return unwritable(error, str(file_behind(error) or folder), folder, GO_ON)
 
 
 def last_message(text: str) -> str:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cogalign.training.ending import EXIT_LOST, end_process
+from cogalign.training.ending import EXIT_LOST, GO_ON, end_process
 from cogalign.training.heartbeat import PULSE
 from cogalign.training.standing import read_standing
 
@@ -39,11 +39,12 @@ fitting: Fitting | None = None
 closing = False
 """Whether a fit has ended, well or not, and none began since."""
 _children: dict[int, subprocess.Popen[Any]] = {}
+_first = 0
+"""This process's rank among those of all machines."""
 _launcher: Any = None
 _folder = Path()
 _thread: threading.Thread | None = None
 PARENT = os.getppid()
-GO_ON = "the same command goes on after the last checkpoint"
 
 
 def watch_local_ranks(trainer: Trainer, folder: Path) -> None:
@@ -53,8 +54,8 @@ def watch_local_ranks(trainer: Trainer, folder: Path) -> None:
         trainer: its launcher is asked for them.
         folder: the stage's folder.
     """
-    global _launcher, _folder, _thread, closing
-    _launcher, _folder, closing = trainer.strategy.launcher, folder, False
+    global _launcher, _folder, _first, _thread, closing
+    _launcher, _folder, _first, closing = trainer.strategy.launcher, folder, trainer.global_rank, False
     is_child = int(os.environ.get("LOCAL_RANK", 0)) > 0 and "SLURM_PROCID" not in os.environ
     if _thread is None and (is_child or hasattr(_launcher, "procs")):
         _thread = threading.Thread(target=_watch_main if is_child else _watch_ranks, daemon=True, name="local ranks")
@@ -97,7 +98,7 @@ def _take_over() -> None:
     """Take the children from Lightning's observer, which then has nothing to watch and ends."""
     processes = getattr(_launcher, "procs", [])
     while processes:
-        _children[len(_children) + 1] = processes.pop(0)
+        _children[_first + len(_children) + 1] = processes.pop(0)
 
 
 def _watch_main() -> None:

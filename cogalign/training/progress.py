@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+from cogalign.training.heartbeat import beat
 from cogalign.training.interrupt import check
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def track(
     unit: Unit = "cases",
     before: int = 0,
 ) -> Iterator[T]:
-    """Yield the items and show how far the loop is.
+    """Yield the items and show how far the loop is; each is a sign of life for the watchdog.
 
     Args:
         items: what is gone through.
@@ -124,6 +125,7 @@ def track(
         with (_bar if is_terminal() else _lines)(description, total, before) as show:
             for item in items:
                 check()
+                beat()
                 yield item
                 done += 1
                 show(done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,3 +31,24 @@ def everyone(mine: Any) -> list[Any]:
     found: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, mine)
     return found
+
+
+def by_first(work: Callable[[], object]) -> None:
+    """Let the first process do something that may fail, such as writing; the others wait, and fail with it.
+
+    All must call it. Without it they would wait for one that is gone, or already in another collective.
+
+    Raises:
+        OSError: the first one could not do it; there its own error is raised.
+    """
+    error: Exception | None = None
+    if is_first():
+        try:
+            work()
+        except Exception as caught:
+            error = caught
+    told = everyone(None if error is None else str(error).strip() or type(error).__name__)[0]
+    if error is not None:
+        raise error
+    if told is not None:
+        raise OSError(f"rank 0: {told}")

@@ -43,7 +43,10 @@ class ResumeCheckpoint(Callback):
     of ranks each rank draws anew, all else goes on as it was. Validation leaves the generators as it found them, so
     training does not depend on what it samples.
 
-    Modules change their state in `training_step`: what they do in `on_train_batch_end` comes after
+    A validation that a killed run still owed is the module's business (`validation.owes_validation`); the checkpoint of
+    the last step is written after its validation, since nothing would train after it.
+
+    Modules change their state, and log the row of a step, in `training_step` or `optimizer_step`: what they do in `on_train_batch_end` comes after
     the save, and random numbers drawn in `on_train_start` come after the generators were set.
 
     Args:

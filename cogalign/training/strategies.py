@@ -37,7 +37,7 @@ def strategy_of(recipe: Recipe, stage: str) -> Any:
         ModuleNotFoundError: it needs a package that is not installed.
     """
     settings = recipe.trainer
-    name, count, cuda = settings.strategy, devices_of(settings), _takes_cuda(settings)
+    name, count, cuda = settings.strategy, devices_of(settings), uses_gpu(settings)
     if stage not in SHARED_OUT and name not in ("auto", "ddp"):
         if stage == "segmenter":
             say(f"note: segmenter: the net is too small to be shared out, so {'ddp' if count > 1 else 'one device'} is "
@@ -83,11 +83,12 @@ def devices_of(settings: TrainerSettings) -> int:
     if str(settings.devices).isdigit():
         here = int(settings.devices)
     else:
-        here = torch.cuda.device_count() if _takes_cuda(settings) else 1
+        here = torch.cuda.device_count() if uses_gpu(settings) else 1
     return here * settings.num_nodes
 
 
-def _takes_cuda(settings: TrainerSettings) -> bool:
+def uses_gpu(settings: TrainerSettings) -> bool:
+    """Whether these settings take an NVIDIA GPU on this machine."""
     return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 

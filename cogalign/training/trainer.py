@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from cogalign.training.checkpoints import StreamedCheckpoints, latest_checkpoint
 from cogalign.training.guarded import guarded
 from cogalign.training.progress import say
 from cogalign.training.strategies import strategy_of
+from cogalign.training.strategies import uses_gpu as uses_gpu
 
 NOISE = (
     ".*does not have many workers.*",
@@ -29,11 +31,6 @@ NOISE = (
     ".*`training_step` returned `None`.*",
     ".*`srun` command is available on your system but is not used.*",
 )
-
-
-def uses_gpu(settings: TrainerSettings) -> bool:
-    """Whether these settings take an NVIDIA GPU on this machine."""
-    return settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def processes(settings: TrainerSettings) -> int:
@@ -105,7 +102,23 @@ def build_trainer(
         "log_every_n_steps": 1,
         "use_distributed_sampler": False,
     }
-    return Trainer(**{**defaults, **options})
+    trainer = Trainer(**{**defaults, **options})
+    _without_broadcast(trainer)
+    return trainer
+
+
+def _without_broadcast(trainer: Trainer) -> None:
+    """Keep Lightning's handler of SIGTERM out of the ranks' conversation.
+
+    It broadcasts from inside the handler: into the middle of another collective, or to a rank that has ended. Only the
+    processes that the launcher has started are told, as before; the handlers that were there are called after it.
+    """
+
+    def tell_children(number: int, _frame: FrameType | None) -> None:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(number)
+
+    trainer._signal_connector._sigterm_notifier_fn = tell_children  # type: ignore[method-assign, assignment]
 
 
 def fit_or_resume(

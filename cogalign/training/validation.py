@@ -17,8 +17,8 @@ def owes_validation(trainer: Trainer, metric: str) -> bool:
         metric: what every validation logs.
     """
     step = trainer.global_step
-    batches = step * trainer.accumulate_grad_batches
-    if step == 0 or not trainer.enable_validation or batches % int(trainer.val_check_batch):
+    batches, every = step * trainer.accumulate_grad_batches, trainer.val_check_batch
+    if step == 0 or not trainer.enable_validation or not isinstance(every, int) or batches % every:
         return False
     _, rows = read_rows(Path(trainer.default_root_dir) / METRICS_FILE)
     is_done = any(row["step"] == str(step) and metric in row for row in rows[-1:])

@@ -22,9 +22,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cogalign.training import local_ranks
 from cogalign.training.atomic import write_text
 from cogalign.training.callbacks import optimizer_steps
-from cogalign.training.ending import EXIT_LOST, EXIT_STALLED, end_process
+from cogalign.training.ending import EXIT_LOST, EXIT_STALLED, GO_ON, end_process
 from cogalign.training.heartbeat import PULSE, beat
-from cogalign.training.interrupt import Interrupted
+from cogalign.training.interrupt import as_interruption
 from cogalign.training.progress import say
 from cogalign.training.stacks import Place, all_stacks, main_place, main_stack
 from cogalign.training.standing import (
@@ -42,7 +42,6 @@ GRACE = 5.0
 """Seconds in which a rank may end by itself after another one failed: mostly it has the same error."""
 LEAST = 2.0
 """Least number of seconds between two writings of a rank's file."""
-GO_ON = "the same command goes on after the last checkpoint"
 
 
 class Watchdog(Callback):
@@ -124,7 +123,7 @@ class Watchdog(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let the others know why this rank ends; if it ends because of another one, say so instead."""
         self._ended()
-        if self._world_size == 1 or isinstance(exception, Interrupted | KeyboardInterrupt):
+        if self._world_size == 1 or isinstance(exception, KeyboardInterrupt) or as_interruption(exception) is not None:
             self._clean()
         elif is_lost_connection(exception):
             self._lost(exception)

@@ -57,6 +57,7 @@ def test_finish_joins_all_ranks_in_the_plans_order_and_cleans_up(tmp_path: Path)
     parts.append(0, [row(tmp_path, EDITS[0])])
     (tmp_path / "images/stale.png").write_bytes(b"old")
     Parts(tmp_path, "old").append(0, [{"id": "x", "left_out": "y"}])
+    (tmp_path / "parts-old/.nfs0001").write_bytes(b"left by a network file system")
     finish(parts)
     assert [case.id for case in read_case_set(tmp_path).cases] == ["a-removal", "a-control"]
     assert read_left_out(tmp_path) == {"no mask": 2}

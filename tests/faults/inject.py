@@ -1,4 +1,4 @@
-"""What goes wrong: each fault strikes a running SFT from inside, in the first run only, at the start of a step."""
+"""What goes wrong: a fault strikes a running stage from inside, at the start of a step or of a batch of answers."""
 
 import multiprocessing
 import os
@@ -10,24 +10,57 @@ from pathlib import Path
 from typing import Any
 
 AT = 5
-"""Optimizer steps that are finished when a fault strikes."""
+"""Optimizer steps that are finished when a fault strikes, if it does not say so itself."""
+BATCHES = 2
+"""Batches of answers that are kept when a fault strikes the evaluation."""
 
 
 def strike(fault: str) -> None:
-    """Let `fault` (a name in FAULTS, with what it needs after a colon) strike at step AT."""
+    """Let a fault strike: `name` (in FAULTS), `name:detail`, and `...@5` for the number of steps that are finished."""
+    what, _, at = fault.partition("@")
+    name, _, detail = what.partition(":")
+    if name == "fullwhileasking":
+        strike_answers(detail)
+    else:
+        strike_steps(FAULTS[name], detail, int(at or AT))
+
+
+def strike_steps(act: Callable[[Any, str], Any], detail: str, at: int) -> None:
+    """Strike SFT or GRPO, whichever runs; what `act` gives back changes the loss."""
+    from cogalign.grpo.module import GrpoModule
     from cogalign.sft.module import SftModule
 
-    name, _, detail = fault.partition(":")
-    real = SftModule.training_step
+    for module, method in ((SftModule, "training_step"), (GrpoModule, "_loss")):
+        setattr(module, method, struck(getattr(module, method), act, detail, at))
 
-    def step(self: SftModule, batch: Any, batch_idx: int) -> Any:
-        changed = None
-        if self.trainer.global_step >= AT:
-            changed = FAULTS[name](self, detail)
-        loss = real(self, batch, batch_idx)
-        return loss if changed is None else changed(loss)
 
-    SftModule.training_step = step  # type: ignore[method-assign]
+def struck(real: Callable[..., Any], act: Callable[[Any, str], Any], detail: str, at: int) -> Callable[..., Any]:
+    """The method that gives the loss, with the fault."""
+
+    def changed(self: Any, *arguments: Any) -> Any:
+        self.struck_at = at
+        change = act(self, detail) if self.trainer.global_step >= at else None
+        found = real(self, *arguments)
+        if change is None:
+            return found
+        return (change(found[0]), *found[1:]) if isinstance(found, tuple) else change(found)
+
+    return changed
+
+
+def strike_answers(folder: str) -> None:
+    """Fill the disk before the answers of a batch are kept."""
+    from cogalign.evaluation.kept import KeptCompletions
+
+    real, calls = KeptCompletions.put, []
+
+    def put(self: KeptCompletions, *arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) > BATCHES:
+            fill_disk(None, folder)
+        real(self, *arguments)
+
+    KeptCompletions.put = put  # type: ignore[method-assign]
 
 
 def signal_myself(module: Any, name: str) -> None:
@@ -79,15 +112,15 @@ def fail_in_rank(module: Any, rank: str) -> None:
 
 
 def not_a_number(module: Any, steps: str) -> Callable[[Any], Any] | None:
-    """The loss of `steps` steps from AT on."""
-    if module.trainer.global_step < AT + int(steps):
+    """The loss of `steps` steps from the fault on."""
+    if module.trainer.global_step < module.struck_at + int(steps):
         return lambda loss: loss * float("nan")
     return None
 
 
 def endless_gradient(module: Any, _: str) -> Callable[[Any], Any] | None:
     """A loss that is finite, with a gradient that is not."""
-    if module.trainer.global_step > AT:
+    if module.trainer.global_step > module.struck_at:
         return None
 
     def changed(loss: Any) -> Any:

@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/faults.md"
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a fault; `lost` in optimizer steps."""
+    """What became of a fault; `lost` is in optimizer steps where it does not say of what."""
 
     fault: str
     detected: str
@@ -37,7 +37,8 @@ def plain(message: str, names: Mapping[Path, str]) -> str:
         (r"\(host [^)]*\)", "(host n1)"),
         (r"process \d+", "process 4711"),
         (r"\d+(\.\d+)? (MiB|GiB|KiB)", r"N \2"),
-        (r"for \d+ s\b", "for N s"),
+        (r"(for|than) [\d.]+ s\b", r"\1 N s"),
+        (r"-[0-9a-f]{12}\b", "-KEY"),
         (r"\.py:\d+ ", ".py:88 "),
         (r"for run [0-9a-z]+", "for run ID"),
         (r"127\.0\.0\.1:\d+", "HOST"),

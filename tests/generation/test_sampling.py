@@ -11,6 +11,7 @@ from cogalign.generation.sampling import SamplingSettings, end_ids, sample
 from cogalign.models.head import allowed_logits
 from cogalign.models.load import LoadedModel
 from cogalign.models.prompts import Inputs, encode_prompts
+from cogalign.training.heartbeat import PULSE
 
 LENGTH = 14
 
@@ -113,6 +114,14 @@ def test_tokens_are_drawn_with_the_models_likelihoods(tiny: LoadedModel, prompt:
     found = torch.bincount(tokens, minlength=len(expected)) / draws
     assert expected.max() > 0.02
     assert ((found - expected).abs() <= 4.5 * (expected * (1 - expected) / draws).sqrt() + 1 / draws).all()
+
+
+def test_every_token_is_a_sign_of_life(own_tiny: LoadedModel, prompt: Inputs) -> None:
+    beats: set[float] = set()
+    head = own_tiny.family.head(own_tiny.core)
+    head.register_forward_hook(lambda *_: beats.add(PULSE.when))
+    rollout = sample(own_tiny, prompt, SamplingSettings(LENGTH), torch.Generator().manual_seed(0))
+    assert len(beats) == rollout.ids.shape[1] == LENGTH
 
 
 def test_the_models_mode_and_gradients_are_left_as_they_were(own_tiny: LoadedModel, prompt: Inputs) -> None:

@@ -108,7 +108,10 @@ def test_the_best_weights_stay_for_every_checkpoint_to_which_a_run_may_go_back(t
         best_path(tmp_path, step).touch()
     drop_old(tmp_path, history)
     assert list(best_paths(tmp_path)) == [4, 6, 8, 10]  # the checkpoint of step 6 goes back to the best at 4
+    left = tmp_path / ".best-00000008.safetensors.1-ab.tmp"
+    left.touch()
     assert only_best(tmp_path, history) == (8, best_path(tmp_path, 8)) and list(best_paths(tmp_path)) == [8]
+    assert not left.exists()
     best_path(tmp_path, 8).unlink()
     with pytest.raises(FileNotFoundError, match=r"best validation \(step 8\) are gone"):
         only_best(tmp_path, history)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from safetensors.torch import load_file
 
 from cogalign.data.caseset import read_case_set
@@ -192,6 +193,36 @@ def test_gradients_of_several_batches_make_one_step(
         (tmp_path / name / "sft/adapter/adapter_model.safetensors").read_bytes() for name in ("whole", "stopped")
     )
     assert one == two
+
+
+class Engine(SingleDeviceStrategy):
+    """Adds up gradients itself as DeepSpeed does: Lightning calls the hooks of a step after every pass."""
+
+    handles_gradient_accumulation = True
+
+    def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **options: Any) -> Any:
+        model = self.lightning_module
+        last = not model.trainer.fit_loop._should_accumulate()
+        zero, optimizer.zero_grad = optimizer.zero_grad, lambda *_, **__: None
+        found = closure()
+        optimizer.zero_grad = zero
+        self.precision_plugin._after_closure(model, optimizer)
+        if last:
+            optimizer.step()
+            optimizer.zero_grad()
+        return found
+
+
+def test_where_the_strategy_adds_up_gradients_a_row_is_of_all_passes(
+    phantom_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {"steps": 2, "accumulate": 2, "batch_size": 2, "validate_every": 0}
+    plain = run(context(tmp_path / "plain", phantom_set, **fields))
+    monkeypatch.setattr("cogalign.training.trainer.strategy_of", lambda *_: Engine())
+    monkeypatch.setattr("cogalign.sft.module.owns_gradients", lambda _: True)
+    assert run(context(tmp_path / "engine", phantom_set, **fields))["num_tokens"] == plain["num_tokens"]
+    wanted, found = rows(tmp_path / "plain"), rows(tmp_path / "engine")
+    assert [row["step"] for row in found] == ["1", "2"] and found[0]["loss"] == wanted[0]["loss"]
 
 
 def test_all_weights_can_be_trained_with_the_vision_encoder_frozen(phantom_set: Path, tmp_path: Path) -> None:

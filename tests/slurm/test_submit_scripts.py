@@ -311,6 +311,21 @@ def test_a_preempted_job_whose_commands_alone_get_term_is_requeued(site: Site) -
     _requeued_by(site, number, "sft", 2, "--signal=TERM")
 
 
+def test_a_job_is_requeued_although_slurm_does_not_answer_at_first(site: Site) -> None:
+    mute = site.folder / "bin" / "scontrol"
+    mute.write_text(
+        '#!/bin/bash\n[[ $1 == show && $2 == job && ! -e $RECORD/mute ]] || exec /usr/bin/scontrol "$@"\n: >"$RECORD/mute"\n'
+        'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1\n'
+    )
+    mute.chmod(0o755)
+    _data_is_finished(site)
+    number = site.submit(site.profile(environment={"BEHAVIOUR": "listen"}), "sft").jobs["sft"]
+    site.until(f"sft.x.*.0.{number}.ready", 2)
+    site.cluster.run("scancel", "--signal=USR1", number)
+    _wait_restart(site, number)
+    assert (site.records / "mute").exists()
+
+
 def test_a_job_one_of_whose_ranks_fails_is_not_requeued(site: Site) -> None:
     """srun ends the other ranks by TERM, which they take for a stop."""
     _data_is_finished(site)
@@ -565,6 +580,7 @@ def test_a_job_with_a_server_is_requeued_when_both_are_preempted_by_term(site: S
     with_vllm(site.recipe)
     number = _grpo(site, behaviour="listen")
     _requeued_by(site, number, "grpo", 4, "--signal=TERM")
+    assert not list((site.folder / "run" / "slurm" / "logs").glob("*.healthy"))
 
 
 def test_a_job_comes_back_before_its_time_limit_and_also_when_it_was_too_slow_for_that(site: Site) -> None:

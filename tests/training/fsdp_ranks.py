@@ -79,6 +79,12 @@ class Base(LightningModule):
         super().__init__()
         self.strict_loading = False
         self.loaded, self.model, self.norms = loaded, loaded.model, []
+        self.first: dict[str, torch.Tensor] = {}
+
+    def note_gradient(self) -> None:
+        """Keep the whole gradient of the first step, before it is clipped."""
+        if not self.norms:
+            self.first = {n: sharding.full(p.grad).clone() for n, p in self.named_parameters() if p.grad is not None}
 
     def configure_model(self) -> None:
         configure_sharding(self.trainer, self.loaded)
@@ -101,6 +107,7 @@ class Sft(Base):
             return self.model(**batch, use_cache=False).loss
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:  # fmt: skip
+        self.note_gradient()
         before = gradient_norm(self)
         self.norms.append(clip(self, gradient_clip_val))
         assert abs(self.norms[-1] - before) < 1e-4 * before
@@ -134,6 +141,7 @@ class Grpo(Base):
                 self.loaded, self.model, prompt, rollout.ids[rows], rollout.mask[rows], owner[rows], 1.0
             )
             self.manual_backward(-(logps * advantage[rows] * rollout.mask[rows]).sum() / 20)
+        self.note_gradient()
         self.norms.append(clip(self, 0.5))
         optimizer.step()
 
@@ -202,6 +210,13 @@ def furthest(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) ->
     return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
+def apart(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """2-norm of the difference of all together, as a part of that of the first."""
+    assert first.keys() == second.keys()
+    square = sum(float((first[name] - second[name]).double().square().sum()) for name in first)
+    return (square / sum(float(values.double().square().sum()) for values in first.values())) ** 0.5
+
+
 def compare(data: Path, out: Path) -> None:
     """Training under fsdp2 equals that under ddp, in both loops, for adapters and for full weights."""
     for kind, several in ((Sft, ("lora", "all")), (Grpo, ("lora", "full"))):
@@ -211,15 +226,19 @@ def compare(data: Path, out: Path) -> None:
             start = {f"model.{n}": p for n, p in opened(weights, TrainerSettings()).model.named_parameters()}
             note(out, trainer, f"{kind.__name__} {weights}", {
                 "difference": furthest(expected, found),
+                "gradient": apart(first.first, second.first),
                 "moved": furthest(expected, {name: start[name].detach() for name in expected}),
                 "norms": [first.norms, second.norms],
                 "sharded": sum(isinstance(p, DTensor) for p in second.parameters()),
                 "lengths": getattr(second, "lengths", None),
             })  # fmt: skip
-    expected, _, _ = train(Sft, "lora", "ddp", data, precision="bf16-mixed")
-    found, second, trainer = train(Sft, "lora", "fsdp2", data, precision="bf16-mixed")
-    kept = {str(p.dtype) for p in second.parameters() if isinstance(p, DTensor)}
-    note(out, trainer, "bf16", {"difference": furthest(expected, found), "kept": sorted(kept)})
+    exact, first, second = (
+        train(Sft, "lora", strategy, data, 1, precision)[1:]
+        for strategy, precision in (("ddp", "32-true"), ("ddp", "bf16-mixed"), ("fsdp2", "bf16-mixed"))
+    )
+    kept = {str(p.dtype) for p in second[0].parameters() if isinstance(p, DTensor)}
+    far = [apart(exact[0].first, one[0].first) for one in (first, second)]
+    note(out, second[1], "bf16", {"far": far, "apart": apart(first[0].first, second[0].first), "kept": sorted(kept)})
 
 
 def checkpoints(data: Path, out: Path) -> None:
@@ -276,6 +295,10 @@ def stages(data: Path, out: Path) -> None:
                 shutil.rmtree(folder / "sft/checkpoints/step-00000002.ckpt")
             together()
             sft_stage.run(StageContext(recipe, folder, "sft"))
+            if is_first():  # the same start for grpo, else it multiplies the rounding of sft
+                shutil.move(folder / "sft/adapter", folder / "again")
+                shutil.copytree(out / "ddp/sft/adapter", folder / "sft/adapter")
+            together()
         grpo_stage.run(StageContext(recipe, folder, "grpo"))
 
 

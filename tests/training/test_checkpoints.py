@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,34 @@ def test_if_all_are_damaged_the_stage_starts_anew_and_says_so(
     write(tmp_path, 3).write_bytes(b"")
     assert latest_checkpoint(tmp_path) is None
     assert "the stage starts anew" in capsys.readouterr().err
+
+
+def test_a_whole_one_for_which_there_is_no_memory_now_is_not_given_up(tmp_path: Path) -> None:
+    path = path_of(tmp_path, 3)
+    path.parent.mkdir()
+    torch.save({**content(3), "state_dict": {"w": torch.zeros(2**26)}}, temporary_of(path))
+    commit(path, 1)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**25, hard))
+    try:
+        with pytest.raises(OSError, match=r"Cannot allocate memory.*nothing is started without it"):
+            latest_checkpoint(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert latest_checkpoint(tmp_path) == path
+
+
+def test_an_old_one_that_cannot_be_deleted_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write(tmp_path, 3, sharded=True)
+    (old.with_name(f".{old.name}.old") / "held open").mkdir(parents=True)
+    assert write(tmp_path, 5, keep=1) == latest_checkpoint(tmp_path)
+    assert f"warning: {old} is not needed any more and could not be deleted" in capsys.readouterr().err
+
+
+def test_one_that_was_just_written_stays_whatever_lies_beside_it(tmp_path: Path) -> None:
+    write(tmp_path, 9).write_bytes(b"")
+    assert write(tmp_path, 5, keep=1) == latest_checkpoint(tmp_path)
 
 
 def test_the_newest_stay_files_and_folders_alike(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from cogalign.models.adapt import set_trainable
 from cogalign.models.load import load_model
 from cogalign.recipe import ModelSettings
 from cogalign.training.consolidate import consolidate, read_meta, read_sharded
+from tests.training.fsdp_ranks import apart
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -56,16 +59,29 @@ def staged(phantom_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("stage", "tolerance"), [("sft", 1e-5), ("grpo", 1e-4)])
-def test_a_stage_under_fsdp2_writes_the_adapter_of_ddp(staged: Path, stage: str, tolerance: float) -> None:
-    # Adam divides by the gradient's size: where that is near 0, rounding decides about a part of a step of 2e-3
-    ddp, fsdp2 = (load_file(staged / name / stage / "adapter/adapter_model.safetensors") for name in ("ddp", "fsdp2"))
-    assert ddp.keys() == fsdp2.keys() and max(float(values.abs().max()) for values in ddp.values()) > 0.01
-    assert max(float((values - fsdp2[name]).abs().max()) for name, values in ddp.items()) < tolerance
+def steps_of(folder: Path) -> list[dict[str, float]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row for row in rows if "grad_norm" in row]
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_a_stage_under_fsdp2_takes_the_steps_of_ddp(staged: Path, stage: str) -> None:
+    # eight roundings of a float32: a sum over two ranks has one order, only passes are added up in another one
+    close = partial(pytest.approx, rel=1e-6, abs=1e-6)
+    ddp, fsdp2 = (steps_of(staged / name / stage) for name in ("ddp", "fsdp2"))
+    assert len(ddp) == len(fsdp2) == {"sft": 2, "grpo": 3}[stage]
+    for one, other in zip(ddp, fsdp2, strict=True):
+        assert (other["loss"], other["grad_norm"]) == close((one["loss"], one["grad_norm"]))
+    adapter = f"{'again' if stage == 'sft' else 'grpo/adapter'}/adapter_model.safetensors"
+    expected = load_file(staged / "ddp" / stage / "adapter/adapter_model.safetensors")
+    found = load_file(staged / "fsdp2" / adapter)
+    # in the 2-norm: where a gradient is next to nothing, its rounding decides about Adam's step of a single weight
+    assert apart(expected, found) < 1e-6 and max(float(values.abs().max()) for values in expected.values()) > 0.01
 
 
 def test_a_stage_goes_on_bit_for_bit_from_a_sharded_checkpoint(staged: Path) -> None:
-    straight, again = (staged / "fsdp2" / name / "adapter_model.safetensors" for name in ("straight", "sft/adapter"))
+    straight, again = (staged / "fsdp2" / name / "adapter_model.safetensors" for name in ("straight", "again"))
     assert straight.read_bytes() == again.read_bytes()
     kept = sorted(path.name for path in (staged / "fsdp2/grpo/checkpoints").iterdir())
     assert kept == ["step-00000002.ckpt"] and (staged / "fsdp2/grpo/checkpoints" / kept[0] / ".metadata").is_file()
@@ -74,6 +90,7 @@ def test_a_stage_goes_on_bit_for_bit_from_a_sharded_checkpoint(staged: Path) -> 
 @pytest.mark.parametrize(("loop", "weights"), [("Sft", "lora"), ("Sft", "all"), ("Grpo", "lora"), ("Grpo", "full")])
 def test_fsdp2_trains_the_weights_of_ddp(compared: tuple[dict[str, Any], Path], loop: str, weights: str) -> None:
     found = compared[0][f"{loop} {weights}"]
+    assert found["gradient"] < 1e-6  # eight roundings of a float32
     assert found["moved"] > 1e-3 and found["difference"] < 2e-6
     assert found["sharded"] == {"lora": 100, "full": 44, "all": 92}[weights]
     assert found["norms"][1] == pytest.approx(found["norms"][0], rel=1e-5) and len(found["norms"][1]) == 3
@@ -91,7 +108,9 @@ def test_sampling_makes_no_collective_so_ranks_may_sample_different_lengths(
 
 def test_bfloat16_is_for_computing_and_the_weights_stay_float32(compared: tuple[dict[str, Any], Path]) -> None:
     assert compared[0]["bf16"]["kept"] == ["torch.float32"]
-    assert compared[0]["bf16"]["difference"] < 1e-3  # of three steps of 1e-3
+    # fsdp2 rounds where ddp does: as far from the exact gradient, and apart as two roundings of this size (sqrt 2) at most
+    ddp, fsdp2 = compared[0]["bf16"]["far"]
+    assert 1e-4 < ddp < 0.1 and fsdp2 < 1.5 * ddp and compared[0]["bf16"]["apart"] < 1.5 * ddp
 
 
 @pytest.mark.parametrize(

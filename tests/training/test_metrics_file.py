@@ -31,6 +31,21 @@ def test_a_resumed_csv_file_has_each_step_once(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_file_that_goes_on_after_a_checkpoint_keeps_its_row_and_adds_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    first = CsvLogger(path)
+    for step in (1, 2, 3):
+        first.log_metrics({"loss": step}, step)
+    again = CsvLogger(path)
+    again.go_on_after(2)
+    assert [row["step"] for row in rows_of(path)] == ["1", "2"]
+    again.log_metrics({"eval_loss": 0.5}, 2)
+    again.log_metrics({"loss": 9}, 3)
+    assert [(row["step"], row["loss"], row["eval_loss"]) for row in rows_of(path)] == [
+        ("1", "1", ""), ("2", "2", "0.5"), ("3", "9", ""),
+    ]  # fmt: skip
+
+
 def test_later_metrics_of_a_step_go_into_its_row_and_new_names_become_columns(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     logger = CsvLogger(path)

@@ -74,8 +74,11 @@ def test_wandb_gets_one_row_a_step_with_the_table_in_the_same_row(tmp_path: Path
     assert json.loads(written) == {"completion": "Polyp", "reward": 2.0}
 
 
-def live(context: StageContext, first: int, last: int, die: bool = False) -> str:
-    """One life of a stage in a process of its own: log steps, then end in good order or be killed; its wandb id."""
+def live(context: StageContext, first: int, last: int, die: bool = False, owed: bool = False) -> str:
+    """One life of a stage in a process of its own: log steps, then end in good order or be killed; its wandb id.
+
+    With `owed` it begins with the validation of the step before the first.
+    """
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -86,6 +89,9 @@ folder, first, last, die = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 context = StageContext(Recipe(name="tracked", out=str(folder)), folder, "grpo")
 loggers = build_loggers(context.recipe, context)
 print(loggers[1].experiment.id, loggers[1].experiment.group, flush=True)
+if sys.argv[5] == "owed":
+    loggers[0].go_on_after(first - 1)
+    log_step(loggers, {"eval_loss": (first - 1) / 4}, first - 1)
 for step in range(first, last + 1):
     log_step(loggers, {"loss": step / 8, **{f"metric {name}": step for name in range(40)}}, step)
     if step % 5 == 0:
@@ -95,7 +101,8 @@ if die:
 finish_tracking()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(context.run_dir), str(first), str(last), "die" if die else "end"],
+        [sys.executable, "-c", code, str(context.run_dir), str(first), str(last), "die" if die else "end",
+         "owed" if owed else ""],
         cwd=ROOT, capture_output=True, text=True, timeout=240, start_new_session=True,
     )  # fmt: skip
     assert done.returncode == (-signal.SIGKILL if die else 0), done.stderr
@@ -125,6 +132,13 @@ def test_a_run_that_goes_on_keeps_its_id_and_its_steps_and_stays_in_the_run_fold
     assert [row["_step"] for row in rows_of_file(second)] == list(range(8, 12))
     assert_each_step_once(context, 11)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"grpo", "wandb"}
+
+
+def test_a_validation_made_up_for_goes_into_the_row_of_its_step(tmp_path: Path, offline: None) -> None:
+    context = context_of(tmp_path / "run")
+    live(context, 1, 10, die=True)
+    live(context, 11, 12, owed=True)
+    assert_each_step_once(context, 12)
 
 
 @pytest.mark.parametrize("last", [12, 90], ids=["before the first block is on disk", "after some blocks"])

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from cogalign.training import ending
+from cogalign.training import ending, interrupt, local_ranks
 from cogalign.training.ending import descendants
 from cogalign.training.heartbeat import PULSE, beat
 from cogalign.training.local_ranks import described
@@ -160,6 +163,31 @@ def test_exit_codes_in_words() -> None:
     assert described(3) == "ended with exit code 3"
     assert described(-15) == "was killed by SIGTERM"
     assert "memory ran out" in described(-9)
+
+
+def test_lightning_keeps_its_ranks_where_they_are_taken_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=3)
+    assert launcher.procs == []
+    launcher.procs.append(subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]))
+    for name, value in {"_launcher": launcher, "_first": 4, "_children": {}}.items():
+        monkeypatch.setattr(local_ranks, name, value)
+    local_ranks._take_over()
+    process = local_ranks._children[5]  # the second one of the third machine
+    assert process.wait() == 3 and launcher.procs == []
+    assert local_ranks.lost() == f"rank 5 (process {process.pid}) ended with exit code 3"
+    observer = _ChildProcessObserver(os.getpid(), launcher.procs, sleep_period=0)
+    observer.run()  # has nothing to watch, and ends without killing anybody
+
+
+def test_a_connection_that_broke_because_of_a_signal_is_left_to_the_one_who_acts_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchdog = Watchdog(tmp_path, "sft", 60.0)
+    monkeypatch.setattr(watchdog, "_world_size", 2)
+    write_standing(tmp_path, Standing(0))
+    monkeypatch.setattr(interrupt, "_stopping", ["SIGUSR1"])
+    watchdog.on_exception(None, None, RuntimeError("[gloo] Connection closed by peer"))  # type: ignore[arg-type]
+    assert read_standing(tmp_path, 0) is None  # nothing is told to the others, and this process goes on
 
 
 @pytest.fixture

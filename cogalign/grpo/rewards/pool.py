@@ -17,6 +17,7 @@ from pebble import ProcessPool
 
 from cogalign.grpo.rewards.protocol import Completion, Reward, reward_arguments
 from cogalign.grpo.rewards.worker import GRACE, Judged, described, judge, start
+from cogalign.training.heartbeat import beat
 
 START = 60.0
 """Seconds that worker processes may take to start."""
@@ -141,6 +142,7 @@ class RewardPool:
     def _wait(self, call: _Call, deadline: float) -> tuple[Judged, bool]:
         """Result of a call, and whether it failed because its process died. Never raises, ends at the deadline."""
         while True:
+            beat()  # a call has a limit of its own
             wait([call.future], timeout=max(0.0, min(1.0, deadline - time.monotonic())))
             if call.future.done():
                 return _outcome(call)
