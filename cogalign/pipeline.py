@@ -26,8 +26,10 @@ from cogalign.recipe import STAGES, Recipe
 from cogalign.recipe_file import recipe_yaml
 from cogalign.training.atomic import write_json, write_text
 from cogalign.training.context import StageContext
+from cogalign.training.disk import require_writable
 from cogalign.training.interrupt import as_interruption, check, signals_interrupt
 from cogalign.training.progress import format_seconds, say
+from cogalign.training.requeue import requeue_file
 from cogalign.training.stage_file import StageFile, Status, now, read_stage_file, versions
 
 MODULES = {
@@ -95,7 +97,7 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] | None = None, force: bool 
     """
     wanted = list(recipe.stages if stages is None else stages)
     with command_in(recipe, alone=stages is None) as command:
-        make_data(command, force and stages is None)
+        make_data(command, force and not stages)
         if "counterfactual" in wanted and SEGMENTER not in wanted:
             make_segmenter(command)
         for stage in wanted:
@@ -151,10 +153,19 @@ def command_in(recipe: Recipe, alone: bool = False, save_recipe: bool = True) ->
         if not is_main_process():
             yield Command(recipe, RunLocks(recipe.run_dir, alone, active=False), None, Follower(recipe))
             return
+        require_writable(recipe.run_dir)
         with Leader(recipe) as leader, RunLocks(recipe.run_dir, alone) as locks:
             if save_recipe:
-                write_text(recipe.run_dir / "recipe.yaml", recipe_yaml(recipe))
+                write_text(recipe.run_dir / "recipe.yaml", _recipe_to_keep(recipe))
             yield Command(recipe, locks, leader, None)
+
+
+def _recipe_to_keep(recipe: Recipe) -> str:
+    """The recipe as YAML; in a job of `cogalign submit` the one that was submitted, without this job's own devices."""
+    submitted = recipe.run_dir / "slurm" / "recipe.yaml"
+    if requeue_file() is not None and submitted.is_file():
+        return submitted.read_text(encoding="utf-8")
+    return recipe_yaml(recipe)
 
 
 def make_data(command: Command, force: bool = False) -> None:

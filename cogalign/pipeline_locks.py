@@ -12,8 +12,11 @@ from types import TracebackType
 
 from cogalign.training.file_lock import LOCKS, FileLock, locked
 from cogalign.training.progress import say
+from cogalign.training.requeue import requeue_file
 
 WHOLE = ".lock"
+AFTER_REQUEUE = 120.0
+"""Seconds that a batch job waits for a lock that others refuse at once."""
 
 
 class RunLocks:
@@ -76,7 +79,9 @@ class RunLocks:
         def told() -> None:
             say(f"{name}: another command makes or uses it in {self.run_dir}; this one waits until it is done")
 
-        if lock.wait(shared, told) if wait else lock.take(shared):
+        # a node that died may hold its locks for a while on a network file system, and its job is elsewhere by then
+        patience = None if wait else (AFTER_REQUEUE if requeue_file() is not None else 0.0)
+        if lock.wait(shared, told, patience):
             return
         del self._held[name]
         raise ValueError(f"{self.run_dir}: another cogalign run is writing here{what}; wait, or give another --out")

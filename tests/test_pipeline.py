@@ -84,6 +84,28 @@ def test_all_stages_run_in_order_and_the_summary_tells_of_them(recipe: Recipe, s
     assert yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text())["data"]["phantom"]["train"] == 4
 
 
+def test_a_job_keeps_the_recipe_that_was_submitted(
+    recipe: Recipe, stages: Stages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    submitted = recipe.run_dir / "slurm" / "recipe.yaml"
+    submitted.parent.mkdir(parents=True)
+    submitted.write_text("name: submitted\n")
+    monkeypatch.setenv("COGALIGN_REQUEUE_FILE", str(tmp_path / "sft.1.requeue"))
+    run_recipe(recipe, ["sft"])
+    assert (recipe.run_dir / "recipe.yaml").read_text() == "name: submitted\n"
+    monkeypatch.delenv("COGALIGN_REQUEUE_FILE")
+    run_recipe(recipe, ["sft"])
+    assert yaml.safe_load((recipe.run_dir / "recipe.yaml").read_text())["name"] == "piped"
+
+
+def test_no_stages_are_the_data_alone_and_force_makes_them_again(recipe: Recipe, stages: Stages) -> None:
+    run_recipe(recipe, [])
+    run_recipe(recipe, [])
+    assert stages.calls == ["data"]
+    run_recipe(recipe, [], force=True)
+    assert stages.calls == ["data", "data"]
+
+
 def test_a_second_run_skips_everything_and_says_so(
     recipe: Recipe, stages: Stages, capsys: pytest.CaptureFixture[str]
 ) -> None:

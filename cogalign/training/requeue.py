@@ -40,7 +40,7 @@ def was_requested() -> bool:
 
 
 def requested(signal_name: str, step: int | None = None) -> bool:
-    """Ask for the job to be put back into the queue; any rank may, the last one to write wins.
+    """Ask for the job to be put back into the queue; any rank may, the first one to write tells why.
 
     Args:
         signal_name: what stopped the process, for the job's log.
@@ -55,6 +55,8 @@ def requested(signal_name: str, step: int | None = None) -> bool:
     path = requeue_file()
     if path is None:
         return False
+    if path.is_file():
+        return True
     rank = os.environ.get("SLURM_PROCID", "0")
     content = {"signal": signal_name, "step": step, "rank": int(rank) if rank.isdigit() else rank, "time": now()}
     write_text(path, json.dumps(content) + "\n")

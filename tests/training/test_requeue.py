@@ -38,6 +38,11 @@ def test_a_stop_outside_of_a_training_has_no_step(requeue: Path) -> None:
     assert json.loads(requeue.read_text())["step"] is None
 
 
+def test_the_first_rank_that_asks_tells_why(requeue: Path) -> None:
+    assert requested("SIGTERM", 4) and requested("SIGUSR1")
+    assert '"SIGTERM"' in requeue.read_text() and '"step": 4' in requeue.read_text()
+
+
 def test_outside_of_a_batch_job_the_exit_code_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert exit_code(Interrupted("SIGUSR1; step 12 is saved")) == 130
