@@ -188,7 +188,7 @@ class SegmenterModule(LightningModule):
         if self.trainer.is_global_zero:
             if best_of(self.history) != best:
                 weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-                notes = {"step": str(step), "dice": repr(dice)}
+                notes = {"validation": f"step {step}, Dice {dice!r}"}  # one: safetensors writes several in any order
                 write_bytes(best_path(self.folder, step), save(weights, metadata=notes))
                 drop_old(self.folder, self.history)
             write_json(self.folder / HISTORY, self.history)

@@ -64,8 +64,8 @@ def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel, passes:
 def _sample_writer(recipe: Recipe, data: SftData, loaded: LoadedModel) -> Any:
     """A function that lets the model write on a few validation cases, for the table of samples."""
     dataset = data.validation
-    if dataset is None or not recipe.tracking.sample_every:
-        return None
+    if dataset is None or not recipe.tracking.sample_every or recipe.trainer.strategy.startswith("deepspeed"):
+        return None  # under ZeRO-3 a pass is a collective, and only the first rank writes samples
     assert isinstance(dataset, CaseDataset)
 
     def write() -> list[dict[str, Any]]:

@@ -6,18 +6,21 @@ folder loads on any number of ranks.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import CheckpointException, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from cogalign.training.checkpoint_content import canonical
+from cogalign.training.ranks import by_first
 
 META = "meta.pt"
 """Lightning's name."""
@@ -32,6 +35,9 @@ def save_sharded(checkpoint: dict[str, Any], folder: Path) -> None:
     Args:
         checkpoint: canonical but for its tensors, which are this rank's parts (DTensors) or whole ones.
         folder: is made.
+
+    Raises (on all ranks):
+        OSError: a rank could not write its part.
     """
     weights, states = checkpoint.pop("state_dict"), checkpoint.pop("optimizer_states", [])
     tensors = {_key("weights", name): values for name, values in weights.items()}
@@ -39,14 +45,10 @@ def save_sharded(checkpoint: dict[str, Any], folder: Path) -> None:
         for name, values in state["state"].items():
             tensors |= {_key(str(number), name, key): value for key, value in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    dcp.save(tensors, storage_writer=FileSystemWriter(folder, single_file_per_rank=True, sync_files=True))
-    if distributed.get_rank() == 0:
-        checkpoint[GROUPS] = [state["param_groups"] for state in states]
-        with open(folder / META, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-    distributed.barrier()
+    with _plain_errors(folder):
+        dcp.save(tensors, storage_writer=FileSystemWriter(folder, single_file_per_rank=True, sync_files=True))
+    checkpoint[GROUPS] = [state["param_groups"] for state in states]
+    by_first(lambda: _write(checkpoint, folder / META))
 
 
 def load_sharded(folder: Path, module: nn.Module, optimizers: Sequence[Any]) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def load_sharded(folder: Path, module: nn.Module, optimizers: Sequence[Any]) -> 
             value = _room(kinds[key], here[name])
             optimizers[int(number)].state[here[name]][part] = value
             wanted[key] = value
-    with torch.no_grad():
+    with torch.no_grad(), _plain_errors(folder):
         dcp.load(wanted, storage_reader=reader)
     for optimizer, groups in zip(optimizers, meta.pop(GROUPS), strict=True):
         take_groups(optimizer, groups)
@@ -100,7 +102,8 @@ def read_sharded(folder: Path) -> dict[str, Any]:
         for key, kind in kinds.items()
         if isinstance(kind, TensorStorageMetadata)
     }
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    with _plain_errors(folder):
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
     states = [{"state": {}, "param_groups": groups} for groups in meta.pop(GROUPS)]
     weights: dict[str, Tensor] = {}
     for key, values in tensors.items():
@@ -119,10 +122,7 @@ def consolidate(folder: Path, file: Path) -> Path:
         FileNotFoundError, ValueError: the folder is not whole.
     """
     temporary = file.with_name(f".{file.name}.tmp")
-    with open(temporary, "wb") as opened:
-        torch.save(read_sharded(folder), opened)
-        opened.flush()
-        os.fsync(opened.fileno())
+    _write(read_sharded(folder), temporary)
     os.replace(temporary, file)
     return file
 
@@ -138,6 +138,25 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if not isinstance(meta, dict) or GROUPS not in meta:
         raise ValueError(f"{folder / META}: found no {GROUPS}, wanted a checkpoint that cogalign's fsdp2 wrote")
     return dict(meta)
+
+
+def _write(content: dict[str, Any], file: Path) -> None:
+    """Write a file and flush it to disk."""
+    with open(file, "wb") as opened:
+        torch.save(content, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+@contextmanager
+def _plain_errors(folder: Path) -> Iterator[None]:
+    """The error behind DCP's own, which is no `Exception`, so that nobody would handle it."""
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (cause, _) = min(error.failures.items(), key=lambda item: item[0])
+        reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+        raise OSError(getattr(cause, "errno", None) or errno.EIO, f"rank {rank}: {reason}", str(folder)) from cause
 
 
 def _key(*parts: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cogalign.recipe import Recipe
 from cogalign.training.consolidate import META
 from cogalign.training.heartbeat import connection_timeout
+from cogalign.training.ranks import by_first
 
 EXTRA = "pip install 'cogalign[deepspeed]'"
 
@@ -69,9 +70,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         """The engine's own folder, and beside its parts the counters and random generators."""
         super().save_checkpoint(checkpoint, filepath, storage_options)
         rest = {name: value for name, value in checkpoint.items() if name not in ("state_dict", "optimizer_states")}
-        if self.is_global_zero:
-            torch.save(rest, Path(filepath) / META)
-        self.barrier()
+        by_first(lambda: torch.save(rest, Path(filepath) / META))
 
 
 def deepspeed_strategy(recipe: Recipe) -> Any:

@@ -122,8 +122,9 @@ class FiniteGuard:
 
     def _ended(self, step: int, values: str, where: Path) -> str:
         return (
-            f"{self.folder.name} step {step}: {values}, and the steps before were no better ({self.limit} in a row may "
-            f"be skipped); none of them was taken. Look at the batch in {where}; if it is a good one, lower the learning rate or take trainer.precision 32-true. The same command goes on after the last checkpoint"
+            f"{self.folder.name} step {step}: {values}, and the steps before were no better (trainer.nonfinite_limit is "
+            f"{self.limit}); none of them was taken. Look at the batch in {where}; if it is a good one, lower the "
+            "learning rate or take trainer.precision 32-true. The same command goes on after the last checkpoint"
         )
 
     def _save(self, step: int, mine: Mapping[str, float], save: Callable[[], Mapping[str, Any]]) -> Path:

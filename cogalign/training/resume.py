@@ -24,7 +24,7 @@ from cogalign.training.checkpoints import (
     path_of,
     temporary_of,
 )
-from cogalign.training.disk import is_disk_full
+from cogalign.training.disk import DiskError, is_disk_full
 from cogalign.training.interrupt import Interrupted
 from cogalign.training.interruption import Interrupt
 from cogalign.training.metrics_file import CsvLogger
@@ -46,8 +46,9 @@ class ResumeCheckpoint(Callback):
     A validation that a killed run still owed is the module's business (`validation.owes_validation`); the checkpoint of
     the last step is written after its validation, since nothing would train after it.
 
-    Modules change their state, and log the row of a step, in `training_step` or `optimizer_step`: what they do in `on_train_batch_end` comes after
-    the save, and random numbers drawn in `on_train_start` come after the generators were set.
+    Modules change their state, and log the row of a step, in `training_step` or `optimizer_step`: what they do in
+    `on_train_batch_end` comes after the save, and random numbers drawn in `on_train_start` come after the generators
+    were set.
 
     Args:
         folder: the stage's folder.
@@ -196,11 +197,11 @@ class ResumeCheckpoint(Callback):
         free = shutil.disk_usage(path.parent).free
         before = latest_checkpoint(self.folder)
         kept = "there is none before it" if before is None else f"the checkpoint before it is kept ({before.name})"
-        return OSError(
+        return DiskError(  # `guarded` leaves it as it is
             errno.ENOSPC,
             f"disk full while writing the checkpoint of step {step} ({free / 2**20:.0f} MiB free); {kept}; "
             "make room and run the same command again",
-            str(path),
+            path,
         )
 
 

@@ -52,13 +52,17 @@ def strike_answers(folder: str) -> None:
     """Fill the disk before the answers of a batch are kept."""
     from cogalign.evaluation.kept import KeptCompletions
 
-    real, calls = KeptCompletions.put, []
+    real = KeptCompletions.put
+    calls: list[Any] = []
 
-    def put(self: KeptCompletions, *arguments: Any) -> None:
-        calls.append(1)
+    def put(self: KeptCompletions, kind: str, ids: Any, completions: Any) -> None:
+        calls.append(ids)
         if len(calls) > BATCHES:
             fill_disk(None, folder)
-        real(self, *arguments)
+            with open(self.path or "", "ab", buffering=0) as file:  # its last block, too
+                write_until_full(file, b"\n")
+        print("answered:", *ids, flush=True)
+        real(self, kind, ids, completions)
 
     KeptCompletions.put = put  # type: ignore[method-assign]
 
@@ -82,11 +86,15 @@ def cut_images(module: Any, folder: str) -> None:
 def fill_disk(module: Any, folder: str) -> None:
     with open(Path(folder, "filler"), "wb", buffering=0) as file:
         for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                pass
+            write_until_full(file, b"x" * size)
+
+
+def write_until_full(file: Any, content: bytes) -> None:
+    try:
+        while True:
+            file.write(content)
+    except OSError:
+        pass
 
 
 def make_read_only(module: Any, folder: str) -> None:

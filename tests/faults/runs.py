@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS, EVERY = 12, 2
 GRPO_STEPS = 8
 """Two generations of four optimizer steps each."""
-TOLD = ("cogalign: ", "warning: ")
 
 
 @dataclass
@@ -47,9 +46,11 @@ class Ended:
 
     @property
     def error(self) -> str:
-        """The last line that tells of an error; of a run that could tell nothing, none."""
-        told = [line for line in self.output.splitlines() if line.startswith(TOLD)]
-        return told[-1] if told else ""
+        """The last line that tells of an error, else of a warning; of a run that could tell nothing, none."""
+        for start in ("cogalign: ", "warning: "):
+            if told := [line for line in self.output.splitlines() if line.startswith(start)]:
+                return told[-1]
+        return ""
 
     def line(self, part: str) -> str:
         """The first line that holds a text; empty if none does."""
@@ -98,7 +99,7 @@ class Runs:
                 "custom_rewards": [{"path": "tests.grpo.longer.longer_reward"}],
             },
             "evaluate": {
-                "models": ["sft"], "splits": ["test"], "batch_size": 1, "max_completion_length": 6, "bootstrap": 10,
+                "models": ["base"], "splits": ["test"], "batch_size": 1, "max_completion_length": 6, "bootstrap": 10,
             },
             "trainer": {"accelerator": "cpu", "precision": "32-true", "devices": 1, "timeout": 60.0},
             "tracking": {"wandb": False, "sample_every": 0},

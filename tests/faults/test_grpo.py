@@ -49,7 +49,7 @@ def test_a_reward_that_raises_or_hangs_is_missing_and_the_run_goes_on(
     kinds = ("raising", "hanging")
     paths = [{"path": f"tests.faults.rewards.{kind}_reward"} for kind in kinds]
     first = runs.command("grpo", shutil.copytree(pairs, tmp_path / "run"), grpo__custom_rewards=paths,
-                         grpo__reward_timeout=4.0)  # fmt: skip
+                         grpo__reward_timeout=6.0)  # fmt: skip
     assert first.steps == GRPO_STEPS
     for kind, name in zip(kinds, ("a reward raises", "a reward hangs"), strict=True):
         missing = [float(found[f"rewards/{kind}_reward/missing"]) for found in first.rows]

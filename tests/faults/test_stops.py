@@ -9,8 +9,7 @@ import pytest
 
 from cogalign.data.caseset import METADATA
 from tests.faults.conftest import RowCheck
-from tests.faults.inject import AT
-from tests.faults.runs import STEPS, Ended, Runs, same, weights
+from tests.faults.runs import STEPS, Ended, Runs, same
 
 pytestmark = pytest.mark.slow
 

@@ -26,6 +26,7 @@ from cogalign.recipe import (
 )
 from cogalign.recipe_grpo import VllmSettings
 from cogalign.training.context import StageContext
+from tests.faults.table import Row, check
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 STEPS = 3
@@ -87,6 +88,7 @@ def test_a_server_that_is_killed_in_a_run_is_started_again(
     phantom_set: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Its worker is killed after the first step; the second generation samples from a new server with the new policy."""
     context = prepared(tiny, policy, vllm_settings, phantom_set, tmp_path)
@@ -113,3 +115,5 @@ def test_a_server_that_is_killed_in_a_run_is_started_again(
     with open(tmp_path / "grpo/metrics.csv", encoding="utf-8") as file:
         apart = [float(row["sampling/sampling_logp_difference/max"]) for row in csv.DictReader(file)]
     assert len(apart) == STEPS and max(apart) < 1e-3
+    told = next(line for line in capfd.readouterr().err.splitlines() if "it is started once more" in line)
+    check(Row("the vLLM server dies", "the next request to it", told, "0", "the run goes on"), {tmp_path: "RUN"})
