@@ -333,6 +333,10 @@ class Recipe:
         _require(not unknown, "stages", unknown, f"some of {', '.join(STAGES)}")
         ordered = [stage for stage in STAGES if stage in self.stages]
         _require(self.stages == ordered, "stages", self.stages, f"the order {ordered}")
+        vllm = self.grpo.vllm
+        longest = max(vllm.request_timeout, vllm.start_timeout)
+        _require(self.grpo.sampler != "vllm" or self.trainer.timeout > longest, "trainer.timeout", self.trainer.timeout,
+                 f"more than grpo.vllm's request_timeout and start_timeout ({longest:g}): waiting for the server is no hang")  # fmt: skip
 
     @property
     def run_dir(self) -> Path:

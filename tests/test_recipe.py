@@ -126,3 +126,9 @@ def test_any_value_gives_a_recipe_or_one_clear_error(key: str, value: object) ->
 def test_packaged_recipes_are_valid_and_say_their_name(path: Path) -> None:
     assert read_recipe(path).name
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+def test_waiting_for_a_vllm_server_is_shorter_than_what_counts_as_a_hang() -> None:
+    build_recipe({"trainer": {"timeout": 60}}, "r.yaml")
+    with pytest.raises(ValueError, match=r"trainer.timeout: found 60.*request_timeout and start_timeout \(600\)"):
+        build_recipe({"trainer": {"timeout": 60}, "grpo": {"sampler": "vllm"}}, "r.yaml")

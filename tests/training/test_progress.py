@@ -1,11 +1,13 @@
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogalign.training import progress
+from cogalign.training.heartbeat import PULSE
 from cogalign.training.progress import format_seconds, plain_line, track
 from cogalign.training.progress_file import read_progress
 
@@ -24,11 +26,20 @@ def test_plain_lines_come_every_ten_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 1000, 6))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    # progress's own clock only: every item is a sign of life, too, which reads the clock
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     list(track(range(5), "slow"))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" (")[0] for line in lines] == ["slow 2/5", "slow 4/5", "slow 5/5"]
     assert lines[0] == "slow 2/5 (6.0 s each, 18s left)"
+
+
+def test_every_item_is_a_sign_of_life_for_the_watchdog() -> None:
+    beats = []
+    for _ in track(range(2), "counting"):
+        beats.append(PULSE.when)
+        PULSE.when = 0.0
+    assert all(beats) and PULSE.when == 0.0
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
