@@ -126,8 +126,9 @@ class Parts:
         return Counter(plan.left_out) + Counter(finished.left_out.values())
 
     def _complete(self, row: dict[str, Any]) -> bool:
+        """Whether the pictures of a row are there; an empty one is what a machine leaves that lost power."""
         names = (row["file_name"], row["mask_file_name"], row["source_file_name"])
-        return all((self.root / name).is_file() for name in names)
+        return all(path.is_file() and path.stat().st_size > 0 for path in (self.root / name for name in names))
 
     def clean(self, cases: Iterable[Case]) -> None:
         """Remove pictures that no case names (of an older plan, of a killed run) and the part files of other plans."""

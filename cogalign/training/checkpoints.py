@@ -169,7 +169,8 @@ def damage(path: Path) -> str | None:
                 number, f"{os.strerror(number)}: the checkpoint could not be looked at, so nothing is started without it; "
                 "see to it and run the same command again", str(path)
             ) from error  # fmt: skip
-        return ((str(error).strip() or type(error).__name__).splitlines()[0])[:120]
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return line.split(". ")[0].rstrip(".")[:120]  # torch's first sentence; the rest asks for a bug report
 
 
 def _system_error(error: BaseException) -> int | None:

@@ -35,9 +35,12 @@ def test_a_line_cut_off_by_a_kill_is_made_again_and_hurts_no_other(tmp_path: Pat
     assert set(parts.read().rows) == {"a-removal", "a-control"}
 
 
-def test_a_row_without_its_picture_is_not_finished(tmp_path: Path) -> None:
+def test_a_row_without_its_picture_or_with_an_empty_one_is_not_finished(tmp_path: Path) -> None:
     parts = Parts(tmp_path, "abc")
     parts.append(0, [row(tmp_path, EDITS[0])])
+    assert "a-removal" in parts.read()
+    (tmp_path / "masks/0-removal.png").write_bytes(b"")
+    assert "a-removal" not in parts.read()
     (tmp_path / "masks/0-removal.png").unlink()
     assert "a-removal" not in parts.read()
 
