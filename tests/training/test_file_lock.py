@@ -66,7 +66,7 @@ def test_shared_locks_stand_beside_one_another(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         os.kill(child, signal.SIGKILL)
-    assert mine.take(shared=False)
+    assert mine.wait(shared=False, seconds=30)  # the system takes a moment to end what was killed
 
 
 def test_a_file_system_without_locks_locks_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
