@@ -1,6 +1,6 @@
 """Submission: what is written, in which order sbatch is called, and what happens when it is refused.
 
-What needs a scheduler is in tests/slurm/test_submit_scripts.py.
+What needs a scheduler is in tests/slurm (test_submit_scripts, test_job_signals, test_job_server).
 """
 
 from __future__ import annotations

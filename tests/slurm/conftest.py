@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,12 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.slurm import small_run
+from cogalign.recipe import LoraSettings
+from cogalign.recipe_file import read_recipe
+from tests.slurm import small_run, stand_ins
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -189,3 +193,24 @@ def _environment(state: Path, path: str, wandb: Path) -> dict[str, str]:
         "WANDB_DATA_DIR": str(wandb / "data"),
         "WANDB_CACHE_DIR": str(wandb / "cache"),
     }
+
+
+@pytest.fixture
+def site(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[stand_ins.Site]:
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    (tmp_path / "records").mkdir()
+    for name, text in (("cogalign", stand_ins.COMMAND), ("apptainer", stand_ins.APPTAINER)):
+        (bin_folder / name).write_text(text)
+        (bin_folder / name).chmod(0o755)
+    (bin_folder / "server.py").write_text(stand_ins.SERVER)
+    for name, value in cluster.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{cluster.env['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(read_recipe(ROOT / "recipes" / "quickstart.yaml"), out=str(tmp_path / "run"))
+    recipe.sft.lora = LoraSettings()
+    yield stand_ins.Site(cluster, tmp_path, recipe, monkeypatch.setenv)
+    path = tmp_path / "run" / "slurm" / "jobs.json"
+    if path.is_file():
+        cluster.run("scancel", *json.loads(path.read_text())["jobs"].values(), check=False)
