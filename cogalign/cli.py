@@ -131,7 +131,7 @@ def _recipe_command(command: str, arguments: list[str]) -> int:
         run_phase(recipe, phase, shard)
         return 0
     from cogalign.pipeline import run_recipe
-    from cogalign.pipeline_ranks import is_main_process
+    from cogalign.training.launched import is_main_process
 
     stages = {"run": None, "prepare": []}.get(command, [command])
     run_recipe(recipe, stages, force="--force" in found.flags)

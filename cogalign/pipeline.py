@@ -21,13 +21,15 @@ from typing import Any
 from cogalign import __version__
 from cogalign.pipeline_digest import AFTERWARDS, DATA, SEGMENTER, inputs_of, is_finished, seeds_of, stage_digest
 from cogalign.pipeline_locks import RunLocks, summary_lock
-from cogalign.pipeline_ranks import Follower, Leader, is_main_process, take_part
+from cogalign.pipeline_ranks import Follower, Leader, take_part
 from cogalign.recipe import STAGES, Recipe
 from cogalign.recipe_file import recipe_yaml
 from cogalign.training.atomic import write_json, write_text
 from cogalign.training.context import StageContext
 from cogalign.training.disk import require_writable
+from cogalign.training.errors import message_of
 from cogalign.training.interrupt import as_interruption, check, signals_interrupt
+from cogalign.training.launched import is_main_process
 from cogalign.training.progress import format_seconds, say
 from cogalign.training.requeue import requeue_file
 from cogalign.training.stage_file import StageFile, Status, now, read_stage_file, versions
@@ -300,7 +302,7 @@ def _execute(context: StageContext, function: StageFunction, record: StageFile, 
             record.status = "interrupted"
             raise
         record.status = "failed"
-        record.message = (str(error).strip() or type(error).__name__)[:2000]
+        record.message = message_of(error)[:2000]
         raise
     finally:
         record.seconds = round(earlier + time.monotonic() - start, 3)

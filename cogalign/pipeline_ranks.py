@@ -14,13 +14,16 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from cogalign.pipeline_digest import digest_if_ready
 from cogalign.recipe import Recipe
-from cogalign.training.atomic import temporary_name
+from cogalign.training.atomic import write_bytes
+from cogalign.training.errors import message_of
 from cogalign.training.interrupt import Interrupted, as_interruption, check
+from cogalign.training.launched import RANKS
 from cogalign.training.progress import say
 from cogalign.training.stage_file import StageFile, read_stage_file
 
@@ -35,14 +38,8 @@ SETTLED = 10.0
 """Seconds after which an end that another start may have left is believed."""
 PARENT = os.getppid()
 """The process that started this one; an orphan gets another."""
-RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 START = "COGALIGN_START"
 """Variable by which processes that the main one starts know its start."""
-
-
-def is_main_process() -> bool:
-    """Whether this process writes files: not one that Lightning, SLURM or torchrun started beside the first."""
-    return all(os.environ.get(name, "0") in ("", "0") for name in RANKS)
 
 
 def start_name(recipe: Recipe) -> str | None:
@@ -102,7 +99,7 @@ class Leader:
         if not self._active:
             return
         self._stop.set()
-        message = None if error is None else (str(error).strip() or type(error).__name__)[:2000]
+        message = None if error is None else message_of(error)[:2000]
         stopped = error is not None and (isinstance(error, KeyboardInterrupt) or as_interruption(error) is not None)
         self._content["ended"] = {"message": message, "stopped": stopped}
         self._write()
@@ -129,14 +126,8 @@ class Leader:
 
     def _write(self) -> None:
         """Not flushed to disk: after a power cut nobody reads it. A full disk must not end a run."""
-        with self._lock:
-            temporary = temporary_name(self._path)
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(json.dumps(self._content), encoding="utf-8")
-                os.replace(temporary, self._path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
+        with self._lock, suppress(OSError):
+            write_bytes(self._path, json.dumps(self._content).encode("utf-8"), flush=False)
 
     def _forget_old(self) -> None:
         """Remove what starts have left that ended long ago."""

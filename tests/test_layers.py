@@ -30,7 +30,7 @@ OPEN_GROUND_FLOOR = ("cognition", "models", "training", *RECIPES)
 """On the ground floor a neighbour may be used (training and models read the recipe), but never in a circle."""
 LIGHT = ("__init__.py", *(f"{name}.py" for name in (*RECIPES, *CLIS, *PIPELINE)), "__main__.py", "data/case.py",
          *(f"training/{name}.py" for name in ("context", "progress", "progress_file", "interrupt", "requeue", "atomic",
-                                              "stage_file", "file_lock")),
+                                              "stage_file", "file_lock", "launched", "errors")),
          *(f"cluster/{path.stem}.py" for path in (PACKAGE / "cluster").glob("*.py") if path.stem != "rollout_server"))  # fmt: skip
 HEAVY = {"torch", "torchvision", "transformers", "lightning", "peft", "trl", "datasets", "cv2", "skimage", "sklearn",
          "scipy", "pandas", "pyarrow", "matplotlib", "numpy", "PIL", "wandb", "rich", "jsonargparse", "yaml",

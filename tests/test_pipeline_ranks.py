@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cogalign.pipeline_ranks import RANKS, is_main_process
 from cogalign.training.atomic import write_json
+from cogalign.training.launched import RANKS, is_main_process
 from cogalign.training.stage_file import StageFile, mark_failed, read_stage_file
 from tests.pipeline_process import LIMIT, calls, command, until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 TIMEOUT = 30.0
@@ -94,7 +94,7 @@ def cancel(job_id: str) -> None:
         NoAnswer: as `tasks`.
         ValueError: SLURM refuses, e.g. because the job is another user's.
     """
-    done = _call("scancel", job_id)
+    done = call("scancel", job_id)
     told = done.stderr.strip()
     if done.returncode != 0 and "already" not in told and "Invalid job id" not in told:
         raise ValueError(f"scancel {job_id}: {told or f'ended with {done.returncode}'}")
@@ -153,7 +153,7 @@ def seconds_of(duration: str) -> int:
 
 
 def _from_scontrol(job_id: str) -> list[Task]:
-    done = _call("scontrol", "show", "job", "-o", job_id)
+    done = call("scontrol", "show", "job", "-o", job_id)
     if done.returncode == 0:
         return parse_jobs(done.stdout)
     if "Invalid job id" in done.stderr:
@@ -164,7 +164,7 @@ def _from_scontrol(job_id: str) -> list[Task]:
 def _from_sacct(job_ids: Sequence[str]) -> Iterator[Task]:
     """What the accounting remembers; nothing where a site has none."""
     try:
-        done = _call("sacct", "-X", "-n", "-P", "-j", ",".join(job_ids), "--format", ",".join(_SACCT))
+        done = call("sacct", "-X", "-n", "-P", "-j", ",".join(job_ids), "--format", ",".join(_SACCT))
     except NoAnswer:
         return
     if done.returncode == 0:
@@ -189,10 +189,23 @@ def parse_sacct(text: str) -> list[Task]:
     return found
 
 
-def _call(*words: str) -> subprocess.CompletedProcess[str]:
+def call(
+    *words: str, environment: Mapping[str, str] | None = None, timeout: float | None = TIMEOUT
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of SLURM.
+
+    Args:
+        words: the command and its arguments.
+        environment: its environment; None for this process's.
+        timeout: seconds that it may take; None waits for ever.
+
+    Raises:
+        NoAnswer: it is not on this machine, or has not answered in time.
+    """
     try:
-        return subprocess.run(words, text=True, capture_output=True, timeout=TIMEOUT, check=False)
+        return subprocess.run(words, text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout,
+                              env=environment, check=False)  # fmt: skip
     except (FileNotFoundError, PermissionError):
         raise NoAnswer(f"{words[0]} is not on this machine") from None
     except subprocess.TimeoutExpired:
-        raise NoAnswer(f"SLURM has not answered {words[0]} for {TIMEOUT:.0f} s") from None
+        raise NoAnswer(f"SLURM has not answered {words[0]} for {timeout:.0f} s") from None

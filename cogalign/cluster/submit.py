@@ -140,7 +140,7 @@ def _submit_all(jobs: Sequence[Job], made: Submission, max_restarts: int) -> Non
             write_json(made.folder / JOBS_FILE.name, {"jobs": made.jobs, "details": details})
     except BaseException:
         if made.jobs:
-            _call(["scancel", *made.jobs.values()])
+            _call("scancel", *made.jobs.values())
         raise
 
 
@@ -151,7 +151,7 @@ def _sbatch(job: Job, folder: Path, ids: Sequence[str]) -> str:
         ValueError: quotes SLURM's message.
     """
     waits = [f"--dependency=afterok:{':'.join(ids)}"] if ids else []
-    done = _call(["sbatch", "--parsable", *waits, str(folder / f"{job.name}.sh")])
+    done = _call("sbatch", "--parsable", *waits, str(folder / f"{job.name}.sh"))
     job_id = done.stdout.strip().split(";")[0]
     if done.returncode != 0 or not job_id.isdigit():
         raise ValueError(
@@ -161,12 +161,12 @@ def _sbatch(job: Job, folder: Path, ids: Sequence[str]) -> str:
     return job_id
 
 
-def _call(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A command of SLURM, without what a job around this process has set."""
+def _call(*words: str) -> subprocess.CompletedProcess[str]:
+    """A command of SLURM, without what a job around this process has set; sbatch may wait long, and must not be cut off."""
     kept = {
         name: value for name, value in os.environ.items() if name in OF_THE_CLUSTER or not name.startswith(FROM_A_JOB)
     }
-    return subprocess.run(words, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return queue.call(*words, environment=kept, timeout=None)
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:

@@ -23,7 +23,7 @@ from cogalign.counterfactual.surroundings import background as change_background
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.recipe import CounterfactualSettings
-from cogalign.training.atomic import temporary_name
+from cogalign.training.atomic import write_bytes
 
 PNG = (
     cv2.IMWRITE_PNG_STRATEGY,
@@ -161,15 +161,5 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def write_picture(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it.
-
-    Unlike `training.atomic` it does not wait for the disk: thousands of small files, which can be made again.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write a file as a whole, without waiting for the disk: thousands of small files, which can be made again."""
+    write_bytes(path, content, flush=False)

@@ -11,6 +11,7 @@ from typing import Any
 from cogalign.counterfactual.work import make_open, prepare
 from cogalign.training.atomic import write_json
 from cogalign.training.context import StageContext
+from cogalign.training.errors import message_of
 from cogalign.training.interrupt import as_interruption
 from cogalign.training.progress import format_seconds, say
 from cogalign.training.ranks import together
@@ -93,7 +94,7 @@ def make_shard(context: StageContext, shard: tuple[int, int], digest: str) -> di
         if isinstance(error, KeyboardInterrupt) or as_interruption(error) is not None:
             report.status = "interrupted"
             raise
-        report.status, report.message = "failed", (str(error).strip() or type(error).__name__)[:2000]
+        report.status, report.message = "failed", message_of(error)[:2000]
         raise
     finally:
         report.seconds = round(earlier + time.monotonic() - start, 3)

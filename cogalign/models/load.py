@@ -13,6 +13,7 @@ from torch import nn
 from cogalign.models.families import Family, family_of
 from cogalign.models.patches import embed_patches_by_matmul
 from cogalign.recipe import ModelSettings
+from cogalign.training.errors import first_line
 
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Files in which PEFT keeps an adapter's weights."""
@@ -86,7 +87,7 @@ def _open_processor(settings: ModelSettings, name: str) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(name, revision=settings.revision)
     except ImportError as error:  # SmolVLM's wants num2words, to write numbers of video frames
-        raise ValueError(f"its processor needs a package that is not installed: {_first_line(error)}") from error
+        raise ValueError(f"its processor needs a package that is not installed: {first_line(error)}") from error
     image = getattr(processor, "image_processor", None)
     if image is None:
         raise ValueError("it has no image processor, so it is no multimodal LLM")
@@ -112,11 +113,6 @@ def pixel_limits(size: dict[str, int], min_pixels: int | None, max_pixels: int |
     return changed
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _open_base(settings: ModelSettings) -> tuple[Any, Any]:
     """Model and processor without any checkpoint."""
     quiet_transformers()
@@ -138,7 +134,7 @@ def _open_base(settings: ModelSettings) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, KeyError) as error:
         raise FileNotFoundError(
-            f"model.name: {settings.name!r} could not be opened ({_first_line(error)}); wanted a multimodal LLM: "
+            f"model.name: {settings.name!r} could not be opened ({first_line(error)}); wanted a multimodal LLM: "
             "a folder in hub layout, or a hub id that is in the local cache or reachable"
         ) from error
     return model, processor

@@ -18,6 +18,7 @@ from cogalign.models import lite0
 from cogalign.models.encoder import Image, resize, to_tensor
 from cogalign.recipe_segmenter import SegmenterSettings
 from cogalign.training.atomic import readable, write_bytes, write_json
+from cogalign.training.errors import first_line
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1
@@ -352,5 +353,5 @@ def _calibration(content: dict[str, Any]) -> Calibration:
 
 
 def _first(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
+    """The first line of an error's message, as a part of another one."""
+    return first_line(error).rstrip(":")

@@ -28,11 +28,12 @@ def named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, flush: bool = True) -> Iterator[BinaryIO]:
     """A binary file that gets its name only when the block ends without an error.
 
     Args:
         path: the final name; missing parent folders are made.
+        flush: wait until the disk has it; not for what can be made again, or is worth nothing after a power cut.
 
     Raises:
         OSError: the disk is full or cannot be written; an older file of this name stays as it was.
@@ -42,17 +43,18 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with named(path), open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes as a whole file or not at all."""
-    with atomic_file(path) as file:
+def write_bytes(path: Path, content: bytes, flush: bool = True) -> None:
+    """Write bytes as a whole file or not at all; as `atomic_file`."""
+    with atomic_file(path, flush) as file:
         file.write(content)
 
 

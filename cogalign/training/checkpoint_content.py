@@ -31,6 +31,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 STEP = "cogalign_step"
+META = "meta.pt"
+"""In a checkpoint that is a folder: all of it but weights and optimizer states (Lightning's name)."""
 WANTED = (STEP, "state_dict", "optimizer_states", "loops")
 """Without these a file is no checkpoint of ours."""
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")

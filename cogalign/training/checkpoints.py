@@ -25,14 +25,13 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cogalign.training.atomic import write_json
-from cogalign.training.checkpoint_content import WANTED
+from cogalign.training.checkpoint_content import META, WANTED
+from cogalign.training.errors import first_line
+from cogalign.training.launched import is_main_process
 from cogalign.training.progress import say
-from cogalign.training.progress_file import is_writer
 
 FOLDER = "checkpoints"
 COMPLETE = "COMPLETE"
-METADATA = "meta.pt"
-"""What a sharded checkpoint holds beside weights and optimizer states (Lightning's name)."""
 NAME = re.compile(r"step-(\d{8,})\.ckpt")
 LEFTOVER = re.compile(r"\.step-\d{8,}\.ckpt\.(tmp|old)")
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
@@ -169,8 +168,9 @@ def damage(path: Path) -> str | None:
                 number, f"{os.strerror(number)}: the checkpoint could not be looked at, so nothing is started without it; "
                 "see to it and run the same command again", str(path)
             ) from error  # fmt: skip
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return line.split(". ")[0].rstrip(".")[:120]  # torch's first sentence; the rest asks for a bug report
+        return (
+            first_line(error).split(". ")[0].rstrip(".")[:120]
+        )  # torch's first sentence; the rest asks for a bug report
 
 
 def _system_error(error: BaseException) -> int | None:
@@ -189,7 +189,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         OSError, RuntimeError, ValueError: it cannot be read, or is no checkpoint.
     """
-    file = path / METADATA if path.is_dir() else path
+    file = path / META if path.is_dir() else path
     if path.is_dir() and not file.exists():
         return {}
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -266,5 +266,5 @@ def _by_step(folder: Path) -> list[Path]:
 
 
 def _tell(damaged: list[str], then: str) -> None:
-    if damaged and is_writer():
+    if damaged and is_main_process():
         say(f"warning: {'; '.join(damaged)}; {then}")

@@ -7,7 +7,6 @@ folder loads on any number of ranks.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +18,10 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import CheckpointException, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from cogalign.training.checkpoint_content import canonical
+from cogalign.training.atomic import atomic_file
+from cogalign.training.checkpoint_content import META, canonical
 from cogalign.training.ranks import by_first
 
-META = "meta.pt"
-"""Lightning's name."""
 GROUPS = "optimizer_groups"
 OWN = ("params", "foreach", "fused", "capturable")
 """Settings of a group of parameters that belong to the strategy, not to the checkpoint."""
@@ -121,9 +119,7 @@ def consolidate(folder: Path, file: Path) -> Path:
     Raises:
         FileNotFoundError, ValueError: the folder is not whole.
     """
-    temporary = file.with_name(f".{file.name}.tmp")
-    _write(read_sharded(folder), temporary)
-    os.replace(temporary, file)
+    _write(read_sharded(folder), file)
     return file
 
 
@@ -141,11 +137,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _write(content: dict[str, Any], file: Path) -> None:
-    """Write a file and flush it to disk."""
-    with open(file, "wb") as opened:
+    """Write a whole file."""
+    with atomic_file(file) as opened:
         torch.save(content, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
 
 
 @contextmanager

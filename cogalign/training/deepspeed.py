@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from cogalign.recipe import Recipe
-from cogalign.training.consolidate import META
+from cogalign.training.checkpoint_content import META
 from cogalign.training.heartbeat import connection_timeout
 from cogalign.training.ranks import by_first
 

@@ -140,9 +140,10 @@ def _progress_file(folder: Path | None, total: int | None, unit: Unit, before: i
     """The file, if it is wanted and this process is the one that writes it."""
     if folder is None:
         return None
-    from cogalign.training.progress_file import ProgressFile, is_writer
+    from cogalign.training.launched import is_main_process
+    from cogalign.training.progress_file import ProgressFile
 
-    return ProgressFile(folder, total, unit, before) if is_writer() else None
+    return ProgressFile(folder, total, unit, before) if is_main_process() else None
 
 
 @contextmanager

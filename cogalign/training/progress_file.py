@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from cogalign.training.atomic import write_bytes
 from cogalign.training.progress import say
 from cogalign.training.stage_file import read_stage_file
 
@@ -19,8 +18,6 @@ Unit = Literal["steps", "cases", "images"]
 FILE_NAME = "progress.json"
 WRITE_EVERY = 2.0
 """Seconds between two writes, at least."""
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-"""What launchers tell a process of its rank."""
 _warned: set[Path] = set()
 
 
@@ -63,18 +60,13 @@ def write_progress(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     content = StageProgress(step, total, seconds_per_step, now, unit, restarts(folder))
     # Not flushed to disk as other files are: after a power cut nobody needs it, and a flush can take seconds.
-    temporary = folder / f".{FILE_NAME}.{platform.node()}.{os.getpid()}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(content), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / FILE_NAME)
+        text = json.dumps(asdict(content), indent=2) + "\n"
+        write_bytes(folder / FILE_NAME, text.encode("utf-8"), flush=False)
     except OSError as error:
         if folder not in _warned:
             _warned.add(folder)
             say(f"warning: {folder / FILE_NAME} cannot be written ({error.strerror or error}); the work goes on")
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_progress(folder: Path) -> StageProgress | None:
@@ -93,11 +85,6 @@ def restarts(folder: Path) -> int:
     by_slurm = os.environ.get("SLURM_RESTART_COUNT", "")
     known = read_stage_file(folder)
     return max(int(by_slurm) if by_slurm.isdigit() else 0, known.resumed if known else 0)
-
-
-def is_writer() -> bool:
-    """Whether this process is the one of its ranks that writes; asks the environment, so torch is not needed."""
-    return all(os.environ.get(name, "0") in ("", "0") for name in RANK_VARIABLES)
 
 
 class ProgressFile:

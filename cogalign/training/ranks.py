@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from cogalign.training.errors import message_of
+
 
 def is_distributed() -> bool:
     """Whether this process already is one of several that know of one another."""
@@ -47,7 +49,7 @@ def by_first(work: Callable[[], object]) -> None:
             work()
         except Exception as caught:
             error = caught
-    told = everyone(None if error is None else str(error).strip() or type(error).__name__)[0]
+    told = everyone(None if error is None else message_of(error))[0]
     if error is not None:
         raise error
     if told is not None:

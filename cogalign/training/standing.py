@@ -7,12 +7,14 @@ been idle by its own clock, and whether the process lives is seen from its count
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from cogalign.training.atomic import write_bytes
 
 FOLDER = "watchdog"
 State = Literal["running", "stalled", "failed", "ended"]
@@ -63,14 +65,8 @@ def standing_file(folder: Path, rank: int) -> Path:
 
 def write_standing(folder: Path, standing: Standing) -> None:
     """Write a rank's file; not flushed to disk, as nothing is lost with it. A folder that cannot be written is no error."""
-    path = standing_file(folder, standing.rank)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(standing)), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        pass
+    with suppress(OSError):
+        write_bytes(standing_file(folder, standing.rank), json.dumps(asdict(standing)).encode("utf-8"), flush=False)
 
 
 def read_standing(folder: Path, rank: int) -> Standing | None:

@@ -28,9 +28,10 @@ from cogalign.training import wandb_log
 from cogalign.training.atomic import write_text
 from cogalign.training.checkpoints import latest_checkpoint, read
 from cogalign.training.context import StageContext
+from cogalign.training.errors import first_line
+from cogalign.training.launched import is_main_process
 from cogalign.training.metrics_file import METRICS_FILE, STEP_KEY, CsvLogger, read_rows
 from cogalign.training.progress import say
-from cogalign.training.progress_file import is_writer
 
 __all__ = ["METRICS_FILE", "CsvLogger", "StepWandbLogger", "build_loggers", "current_id", "finish_tracking", "log_step",
            "read_rows", "restore_id"]  # fmt: skip
@@ -101,7 +102,7 @@ def build_loggers(recipe: Recipe, context: StageContext) -> list[Logger]:
     and the CSV file is all. Of several processes only the first one has wandb.
     """
     loggers: list[Logger] = [CsvLogger(context.folder / METRICS_FILE)]
-    if not recipe.tracking.wandb or os.environ.get("WANDB_MODE") == "disabled" or not is_writer():
+    if not recipe.tracking.wandb or os.environ.get("WANDB_MODE") == "disabled" or not is_main_process():
         return loggers
     mode = os.environ.get("WANDB_MODE", "offline")
     for attempt in dict.fromkeys((mode, "offline")):
@@ -109,7 +110,7 @@ def build_loggers(recipe: Recipe, context: StageContext) -> list[Logger]:
         try:
             return [*loggers, _wandb_logger(recipe, context, attempt)]
         except Exception as error:  # wandb fails in many ways, and none may cost a run
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             where = f"metrics go to {context.folder / METRICS_FILE} only" if offline else "it goes on offline"
             say(f"warning: wandb does not start ({reason}); {where}")
             _end_service()

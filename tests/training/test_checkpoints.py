@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from cogalign.training.checkpoint_content import canonical, in_order, keep_trainable, restored_names
+from cogalign.training.checkpoint_content import META, canonical, in_order, keep_trainable, restored_names
 from cogalign.training.checkpoints import (
     COMPLETE,
     FOLDER,
-    METADATA,
     clean,
     commit,
     damage,
@@ -37,7 +36,7 @@ def write(folder: Path, step: int, keep: int = 9, sharded: bool = False) -> Path
     if sharded:
         (temporary / "parts").mkdir(parents=True)
         (temporary / "parts" / "0.distcp").write_bytes(os.urandom(1000))
-        torch.save(content(step), temporary / METADATA)
+        torch.save(content(step), temporary / META)
     else:
         torch.save(content(step), temporary)
     commit(path, keep)
@@ -81,7 +80,7 @@ def test_a_damaged_file_falls_back_to_the_one_before_with_both_named(
     assert f"{newest} is damaged (" in said and f"going back to {before}" in said
 
 
-@pytest.mark.parametrize("lost", [COMPLETE, METADATA, "parts/0.distcp", "a part's end"])
+@pytest.mark.parametrize("lost", [COMPLETE, META, "parts/0.distcp", "a part's end"])
 def test_a_folder_without_one_of_its_parts_falls_back_to_the_one_before(lost: str, tmp_path: Path) -> None:
     before, newest = write(tmp_path, 3, sharded=True), write(tmp_path, 5, sharded=True)
     assert damage(newest) is None and latest_checkpoint(tmp_path) == newest

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cogalign.training import progress_file
+from cogalign.training.launched import RANKS, is_main_process
 from cogalign.training.progress import track
-from cogalign.training.progress_file import FILE_NAME, ProgressFile, is_writer, read_progress, restarts, write_progress
+from cogalign.training.progress_file import FILE_NAME, ProgressFile, read_progress, restarts, write_progress
 from cogalign.training.stage_file import StageFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def outside_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_RESTART_COUNT", *progress_file.RANK_VARIABLES):
+    for name in ("SLURM_RESTART_COUNT", *RANKS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -130,7 +131,8 @@ def test_a_full_disk_is_one_warning_and_the_loop_goes_on(
 ) -> None:
     """The temporary file is a link to /dev/full, so that the real system says that there is no space."""
     clock = Clock(monkeypatch)
-    temporary = tmp_path / f".{FILE_NAME}.{progress_file.platform.node()}.{os.getpid()}.tmp"
+    monkeypatch.setattr("secrets.token_hex", lambda nbytes: "0" * 2 * nbytes)
+    temporary = tmp_path / f".{FILE_NAME}.{os.getpid()}-{'0' * 8}.tmp"
     file = None
     for step in range(4):
         temporary.symlink_to("/dev/full")
@@ -159,7 +161,7 @@ def test_a_folder_that_is_no_folder_does_not_stop_a_loop(tmp_path: Path, capsys:
 def test_the_first_rank_writes(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], wanted: bool) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert is_writer() is wanted
+    assert is_main_process() is wanted
 
 
 def test_another_rank_writes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
