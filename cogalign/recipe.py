@@ -106,6 +106,13 @@ class ImportSettings:
     """Folder of the data set, relative to `data.root`."""
     limit: int | None = None
     """At most so many cases for each finding (the first by file name)."""
+    findings: list[str] = field(default_factory=list)
+    """Only cases with one of these findings; empty for all."""
+    split: str | None = None
+    """Split of all its cases, e.g. `cross_source`: a data set that is not trained on; null: they are split as the others."""
+
+    def __post_init__(self) -> None:
+        _require(self.split != "", "data.imports.split", self.split, "a name or null")
 
 
 @dataclass
@@ -124,6 +131,8 @@ class DataSettings:
     """What imports do with images: copy the files as they are, or refer to them where they lie (symbolic links)."""
     image_side: int | None = None
     """Resize all imported images to squares of this side, so that resolution does not give the class away."""
+    overlays: Literal["keep", "mask", "randomise"] = "keep"
+    """Burned-in text and guide boxes of imported images: kept, painted over, or replaced by those of images drawn at random."""
     split: Literal["stratified", "official"] = "stratified"
     """Split of imported cases: drawn by label and group, or the data sets' own (cases without one are drawn)."""
     test_share: float = 0.2
@@ -194,6 +203,10 @@ class TrackingSettings:
 class SftSettings:
     """Stage 1: supervised fine-tuning on hierarchical clinical cognition."""
 
+    checkpoint: str | None = None
+    """Folder of a stage-1 adapter or model made before; the stage then checks it and trains none."""
+    start: str | None = None
+    """Folder of an adapter or model from which the training goes on; null starts from `model`."""
     steps: int = 400
     """Optimizer steps (paper: 400)."""
     batch_size: int = 16
@@ -228,8 +241,15 @@ class SftSettings:
     """Processes that load images."""
     group_by_length: bool = False
     """Batches hold answers of like length: less padding, but where length tells the finding, batches of like findings."""
+    balance: int = 1
+    """Most often that a case is taken in an epoch, to even out the findings within each data set that has several."""
+    mix: MixSettings = field(default_factory=MixSettings)
+    """Shares of factual cases and of each intervention among the samples."""
 
     def __post_init__(self) -> None:
+        _require(self.balance >= 1, "sft.balance", self.balance, "at least 1")
+        _require(self.checkpoint is None or self.start is None, "sft.start", self.start,
+                 "null, since sft.checkpoint is given: nothing is trained then")  # fmt: skip
         for name in ("steps", "batch_size", "accumulate", "max_length", "checkpoint_every"):
             _require(getattr(self, name) >= 1, f"sft.{name}", getattr(self, name), "at least 1")
         _require(self.learning_rate > 0, "sft.learning_rate", self.learning_rate, "a positive number")
@@ -257,6 +277,20 @@ class EvaluateSettings:
 
 
 @dataclass
+class AuditSet:
+    """Counterfactuals made in another way, e.g. with another fill, that are audited beside the run's own."""
+
+    name: str
+    """Its name in the metrics."""
+    pairs: str
+    """Folder of the pairs: the folder `counterfactual` of a run on the same case set."""
+
+    def __post_init__(self) -> None:
+        fine = self.name.replace("_", "").replace("-", "").isalnum()
+        _require(fine, "audit.sets.name", self.name, "letters, digits, - and _")
+
+
+@dataclass
 class AuditSettings:
     """The causal audit: does the model read the lesion or the background?"""
 
@@ -274,6 +308,16 @@ class AuditSettings:
     """Resamples of the confidence intervals."""
     spots: int = 12
     """Bubbles and reflections drawn on an image for `spot_drop`."""
+    sets: list[AuditSet] = field(default_factory=list)
+    """Other sets of pairs, audited beside the run's own."""
+    background_blur: float | None = None
+    """Sigma of a blur of all but the lesions, over the image's shorter side, for `background_blur_keep_rate`; null leaves it out."""
+
+    def __post_init__(self) -> None:
+        names = [item.name for item in self.sets]
+        _require(len(names) == len(set(names)), "audit.sets", names, "each name once")
+        _require(self.background_blur is None or self.background_blur > 0, "audit.background_blur",
+                 self.background_blur, "a positive number or null")  # fmt: skip
 
 
 @dataclass

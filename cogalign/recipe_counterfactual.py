@@ -115,6 +115,10 @@ class CounterfactualSettings:
         default_factory=lambda: ["removal", "control", "transplant", "background"]
     )
     """What is done to a case with a lesion."""
+    backgrounds: Literal["any", "normal", "other_source"] = "any"
+    """Backgrounds of transplants: any case, normal cases, or normal cases of other data sets than the lesion's."""
+    background_split: str | None = None
+    """Split whose images lend the backgrounds of transplants; null: the case's own."""
     fill: Fill = "gaussian_blur"
     """Operator inside the mask (paper: gaussian_blur; its ablation: white); the others are in docs/counterfactuals.md."""
     sigma: float = 0.5

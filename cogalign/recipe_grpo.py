@@ -109,7 +109,7 @@ class MixSettings:
     def __post_init__(self) -> None:
         shares = [getattr(self, part) for part in PARTS]
         _require(
-            min(shares) >= 0 and sum(shares) > 0, "grpo.mix", shares, "shares of which one is positive, none negative"
+            min(shares) >= 0 and sum(shares) > 0, "mix", shares, "shares of which one is positive, none negative"
         )
 
 
