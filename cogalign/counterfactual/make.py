@@ -33,7 +33,11 @@ PNG = (
 )
 """On photographs more than twice as fast as OpenCV's defaults, and no larger."""
 NO_PLACE = "no free place on visible mucosa"
-NO_PARTNER = "no background of another group and a fitting organ"
+NO_PARTNER = {
+    "any": "no background of another group and a fitting organ",
+    "normal": "no normal background of another group and a fitting organ",
+    "other_source": "no normal background of another data set and a fitting organ",
+}
 TOO_WIDE = "the fill would cover most of the image"
 NOT_APART = "lesions of different findings cannot be told apart"
 Entry = dict[str, Any]
@@ -131,7 +135,7 @@ class Makers(Dataset[list[Entry]]):
             edited = do.transplant(image, mask, ground, own, self.operator, rng, case.boxes)
             if edited is not None:
                 return edited, partner, ""
-        return None, None, NO_PLACE if edit.backgrounds else NO_PARTNER
+        return None, None, NO_PLACE if edit.backgrounds else NO_PARTNER[self.settings.backgrounds]
 
     def _area_problem(self, mask: Mask) -> str | None:
         return area_problem(mask, self.settings.min_area, self.settings.max_area)

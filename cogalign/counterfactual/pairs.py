@@ -12,7 +12,7 @@ from cogalign.cognition.templates import remaining_report, removal_report, trans
 from cogalign.counterfactual.interventions import Edited, Move
 from cogalign.counterfactual.plan import Edit, Task
 from cogalign.data.case import Box, Case
-from cogalign.data.sources import BACKGROUND_DATASET
+from cogalign.data.sources import BACKGROUND_DATASET, OVERLAYS_DATASET
 from cogalign.recipe import Fill
 
 
@@ -28,7 +28,8 @@ def counterfactual_case(
 
     Removal: nothing is found any more, the location stays; of one of several findings: the others remain. Control and background: findings, report and keywords
     stay. Transplant: findings and the lesion's sections follow the lesion; organ and location follow the new image; the
-    licences of both images bind, and `attributes.background_dataset` names the second data set if it is another.
+    licences of both images bind, and `attributes.background_dataset` and
+    `background_split` name the second data set and split if they are others.
 
     Args:
         task: the source case.
@@ -44,6 +45,10 @@ def counterfactual_case(
     source = task.case
     # The source's own attributes stay with the source: some of them are no longer true here.
     attributes: dict[str, Any] = {"touched_share": round(float(edited.touched.mean()), 5)}
+    lender = next((one.attributes[OVERLAYS_DATASET] for one in (source, background)
+                   if one is not None and OVERLAYS_DATASET in one.attributes), None)  # fmt: skip
+    if lender is not None:
+        attributes[OVERLAYS_DATASET] = lender  # its licence binds here too
     if mask_known_by is not None:
         attributes["mask"] = dict(mask_known_by)
     common = replace(
@@ -84,6 +89,8 @@ def counterfactual_case(
         attributes["background_findings"] = list(background.findings)
         if background.dataset != source.dataset:
             attributes[BACKGROUND_DATASET] = background.dataset
+        if background.split != source.split:
+            attributes["background_split"] = background.split
         return replace(
             common,
             licence=_both(source.licence, background.licence),

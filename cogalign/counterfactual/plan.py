@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cogalign.cognition.taxonomy import FINDINGS
+from cogalign.counterfactual.backgrounds import Backgrounds, background_split
 from cogalign.counterfactual.interventions import stream
 from cogalign.counterfactual.located import Located
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.data.spread import spread_evenly
 from cogalign.recipe import CounterfactualSettings, Intervention
-
-CANDIDATES = 4
-"""Backgrounds drawn for a transplant; the next one is tried where the lesion does not fit."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,11 @@ def make_plan(
 
     Args:
         case_set: factual cases.
-        settings: splits, interventions, number a case, limit, seed.
+        settings: splits, interventions, backgrounds, number a case, limit, seed.
         located: masks that were found, or why there is none, by case id; by default the case set's own masks.
 
     Raises:
-        ValueError: a split is not there, or no case of the splits can be used.
+        ValueError: a split is not there, no case of the splits can be used, or see `background_split`.
     """
     positions = {case.id: position for position, case in enumerate(case_set.cases)}
     left_out: Counter[str] = Counter()
@@ -115,7 +111,9 @@ def make_plan(
         chosen = spread_evenly(usable, settings.limit)
         if len(chosen) < len(usable):
             left_out["beyond the limit"] += len(usable) - len(chosen)
-        backgrounds = Backgrounds([case for case in cases if reasons[case.id] is None or case.is_normal])
+        lenders = case_set.split(background_split(case_set, settings, split))
+        clear = [case for case in lenders if case.is_normal or exclusion(case, known) is None]
+        backgrounds = Backgrounds(clear, settings.backgrounds)
         tasks += [_task(case, positions[case.id], backgrounds, settings) for case in chosen]
     if not tasks:
         reasons_text = ", ".join(f"{reason} ({count})" for reason, count in left_out.most_common(4))
@@ -125,44 +123,6 @@ def make_plan(
         )
     tasks.sort(key=lambda task: positions[task.case.id])
     return Plan(tuple(tasks), dict(left_out.most_common()))
-
-
-class Backgrounds:
-    """Partners for transplants: the cases of a split whose mucosa is clear, or can be cleared with their mask.
-
-    A finding (or `normal`) is drawn uniformly first, then a case with it: so the background tells nothing of the
-    transplanted finding, and rare findings lend their backgrounds as often as common ones.
-    """
-
-    def __init__(self, cases: Sequence[Case]) -> None:
-        self._pools: dict[tuple[str, str], list[Case]] = defaultdict(list)
-        self._organs = sorted({case.organ for case in cases})
-        for case in cases:
-            for finding in case.findings:
-                self._pools[case.organ, finding].append(case)
-
-    def draw(self, case: Case, rng: np.random.Generator, count: int = CANDIDATES) -> tuple[Case, ...]:
-        """Up to `count` different partners of another group whose organ can have all findings of the case."""
-        organs = [organ for organ in self._organs if compatible(case, organ)]
-        pools: dict[str, list[Case]] = defaultdict(list)
-        for organ, finding in sorted(self._pools):
-            if organ in organs:
-                pools[finding] += self._pools[organ, finding]
-        drawn: dict[str, Case] = {}
-        findings = sorted(pools)
-        for _ in range(8 * count if findings else 0):
-            pool = pools[findings[rng.integers(len(findings))]]
-            partner = pool[rng.integers(len(pool))]
-            if partner.id != case.id and not (case.group and partner.group == case.group):
-                drawn.setdefault(partner.id, partner)
-            if len(drawn) == count:
-                break
-        return tuple(drawn.values())
-
-
-def compatible(case: Case, organ: str) -> bool:
-    """Whether all findings of the case occur in the organ: it is the case's own, or the taxonomy says so."""
-    return organ == case.organ or all(organ in FINDINGS[finding].organs for finding in case.findings)
 
 
 def _task(case: Case, position: int, backgrounds: Backgrounds, settings: CounterfactualSettings) -> Task:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
+from cogalign.counterfactual.backgrounds import background_split, lesions_of_backgrounds
 from cogalign.counterfactual.locate import locate, located_before
 from cogalign.counterfactual.located import Located
 from cogalign.counterfactual.module import CounterfactualModule, CounterfactualWriter
@@ -66,8 +67,11 @@ def prepare(context: StageContext, search: bool = True) -> Work:
 
 
 def _candidates(case_set: CaseSet, settings: CounterfactualSettings) -> list[Case]:
-    """The cases of the wanted splits that have focal lesions, wherever these are."""
-    return [case for split in settings.splits for case in case_set.split(split) if unsuitable(case) is None]
+    """The cases of the wanted splits, and of those that lend backgrounds, that have focal lesions, wherever these are."""
+    for split in settings.splits:
+        background_split(case_set, settings, split)  # now, not after hours of looking for masks
+    splits = [*settings.splits, *lesions_of_backgrounds(settings)]
+    return [case for split in splits for case in case_set.split(split) if unsuitable(case) is None]
 
 
 def make_open(

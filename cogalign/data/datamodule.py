@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import cv2
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.data.lazy_image import LazyImage
+from cogalign.data.mixed import MixedSampler, Mixture
 from cogalign.data.packed import PackedCases
 from cogalign.data.paths import inside
 from cogalign.data.sampler import StepSampler
@@ -36,6 +39,21 @@ class CaseDataset(Dataset[tuple[Case, LazyImage]]):
         """A case and its image (RGB)."""
         case = self.cases[index]
         return case, LazyImage(inside(self.root, case.file_name))
+
+
+class MixedCases(CaseDataset):
+    """Cases of several case sets, part after part."""
+
+    def __init__(self, parts: Sequence[CaseDataset]) -> None:
+        """Keep the parts' cases in one block."""
+        self.roots = [part.root for part in parts]
+        self.ends = list(accumulate(len(part) for part in parts))
+        self.cases = PackedCases([case for part in parts for case in part.cases])
+
+    def __getitem__(self, index: int) -> tuple[Case, LazyImage]:
+        """A case and its image (RGB)."""
+        case = self.cases[index]
+        return case, LazyImage(inside(self.roots[bisect_right(self.ends, index)], case.file_name))
 
 
 def start_worker(worker: int) -> None:
@@ -99,7 +117,7 @@ class PositionedData(LightningDataModule):
 
 
 class SftData(PositionedData):
-    """Training batches by `StepSampler`, validation batches in order. The position is part of every checkpoint."""
+    """Training batches by `StepSampler` or `MixedSampler`, validation batches in order. The position is part of every checkpoint."""
 
     def __init__(
         self,
@@ -112,6 +130,7 @@ class SftData(PositionedData):
         workers: int = 0,
         lengths: Sequence[int] | None = None,
         passes: int = 1,
+        mixture: Mixture | None = None,
     ) -> None:
         """Keep what the loaders are made of.
 
@@ -125,19 +144,20 @@ class SftData(PositionedData):
             workers: processes that load items.
             lengths: length of every training item, to group the batches by it; None does not group.
             passes: batches a rank and optimizer step.
+            mixture: parts that the training items lie in, and their shares; None takes all items once an epoch.
         """
         super().__init__()
         self.train, self.validation, self.collate = train, validation, collate
         self.batch_size, self.batches, self.seed, self.workers = batch_size, batches, seed, workers
-        self.lengths, self.passes = lengths, passes
+        self.lengths, self.passes, self.mixture = lengths, passes, mixture
 
     def sampler(self) -> StepSampler:
         """The training batches from the position on."""
-        size = len(self.train)  # type: ignore[arg-type]
         done = None if self.trainer is None else self.trainer.global_step * self.passes
-        return StepSampler(
-            size, self.batch_size, self.batches, self.seed, self.position, *self.ranks, self.lengths, self.passes, done
-        )
+        order = (self.batch_size, self.batches, self.seed, self.position, *self.ranks, self.lengths, self.passes, done)
+        if self.mixture is not None:
+            return MixedSampler(self.mixture, *order)
+        return StepSampler(len(self.train), *order)  # type: ignore[arg-type]
 
     def last_cases(self) -> list[str]:
         """Ids of the cases of this rank's newest optimizer step, pass after pass; call it when the step is complete."""

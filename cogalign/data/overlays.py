@@ -46,7 +46,7 @@ def with_overlays(case_set: CaseSet, cases: Sequence[Case], workers: int | None 
     found = dict(
         zip(names, each(_overlays_of, [case_set.path(name) for name in names], "overlays", workers), strict=True)
     )
-    return [replace(case, attributes={**case.attributes, "overlays": _plain(found[case.file_name])}) for case in cases]
+    return [replace(case, attributes={**case.attributes, "overlays": plain(found[case.file_name])}) for case in cases]
 
 
 def scaled(box: Sequence[int], width: int, height: int, side: int) -> tuple[int, int, int, int]:
@@ -57,8 +57,8 @@ def scaled(box: Sequence[int], width: int, height: int, side: int) -> tuple[int,
 
 def scaled_overlays(overlays: Overlays, width: int, height: int, side: int) -> dict[str, list[list[int]]]:
     """Overlays as JSON values, when their image becomes a square of `side` pixels."""
-    plain = _plain(overlays)
-    return {kind: [list(scaled(box, width, height, side)) for box in boxes] for kind, boxes in plain.items()}
+    boxes_of = plain(overlays).items()
+    return {kind: [list(scaled(box, width, height, side)) for box in boxes] for kind, boxes in boxes_of}
 
 
 def _overlays_of(path: Path) -> Overlays:
@@ -66,7 +66,7 @@ def _overlays_of(path: Path) -> Overlays:
     return find_overlays(np.asarray(load_rgb(path)))
 
 
-def _plain(overlays: Overlays) -> dict[str, list[list[int]]]:
+def plain(overlays: Overlays) -> dict[str, list[list[int]]]:
     """Overlays as JSON values."""
     return {"text": [list(box) for box in overlays.text], "guide_box": [list(box) for box in overlays.guide_box]}
 

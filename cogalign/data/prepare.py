@@ -25,7 +25,7 @@ SETTINGS = "prepared.json"
 _SOURCES = ("case_set", "phantom", "imports")
 _USED = {
     "phantom": ("phantom",),
-    "imports": ("imports", "root", "images", "image_side", "split", "test_share", "seed"),
+    "imports": ("imports", "root", "images", "image_side", "overlays", "split", "test_share", "seed"),
 }
 
 
@@ -85,7 +85,9 @@ def _import_data_sets(settings: DataSettings, folder: Path) -> None:
     Raises:
         ValueError: the split leaks, or a wanted split is empty.
     """
-    from cogalign.data.merge import merge_case_sets
+    from cogalign.data.merge import OVERVIEW, merge_case_sets
+    from cogalign.data.overlay_change import change_overlays
+    from cogalign.data.overview import write_overview
     from cogalign.data.splits import split_case_set
 
     parts = _parts(folder)
@@ -105,6 +107,9 @@ def _import_data_sets(settings: DataSettings, folder: Path) -> None:
         say(line)
     if summary.failed:
         raise ValueError(_failed(summary, whole, settings.split))
+    if settings.overlays != "keep":
+        say(change_overlays(whole, settings.overlays, settings.seed))
+        write_overview(read_case_set(whole), whole / OVERVIEW)
     _move_in(whole, folder)
     shutil.rmtree(parts)
 
@@ -126,13 +131,25 @@ def _import(item: ImportSettings, settings: DataSettings, out: Path) -> Path:
     """One data set as a case set of its own; what is wrong with a path is said before anything is read."""
     from cogalign.data.cards.find import read_card
     from cogalign.data.importers.importer import import_card
+    from cogalign.data.importers.wanted import check_findings
 
     root = Path(settings.root)
     source = inside(root, item.path) if item.path not in ("", ".") else root
     if not source.is_dir():
         raise FileNotFoundError(f"data.imports.path: no folder {source}")
+    try:
+        check_findings(item.findings)
+    except ValueError as error:
+        raise ValueError(f"data.imports.{error}") from None
     summary = import_card(
-        read_card(item.card), source, out, images=settings.images, side=settings.image_side, limit=item.limit
+        read_card(item.card),
+        source,
+        out,
+        images=settings.images,
+        side=settings.image_side,
+        limit=item.limit,
+        findings=item.findings,
+        split=item.split,
     )
     for line in summary.lines():
         say(line)
@@ -188,4 +205,9 @@ def _read_settings(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return None
+    if isinstance(content.get("imports"), list):  # keys that came later, as they were then
+        content = {"overlays": "keep", **content}
+        content["imports"] = [{"findings": [], "split": None, **item} for item in content["imports"]]
+    return content

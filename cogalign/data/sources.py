@@ -107,13 +107,14 @@ def _object(entry: Any, kind: type, types: dict[str, type], what: str) -> dict[s
 BACKGROUND_DATASET = "background_dataset"
 """Key of `Case.attributes`: the data set of a transplant's background, where it is another than `Case.dataset`."""
 
+OVERLAYS_DATASET = "overlays_dataset"
+"""Key of `Case.attributes`: the data set of the image whose overlays were drawn into this one, where it is another."""
+
 
 def datasets_of(case: Case) -> tuple[str, ...]:
-    """The data sets whose images are in a case's image, its own first: a transplant may show two."""
-    background = case.attributes.get(BACKGROUND_DATASET)
-    if isinstance(background, str) and background != case.dataset:
-        return case.dataset, background
-    return (case.dataset,)
+    """The data sets whose images are in a case's image, its own first: a transplant may show two, drawn overlays one more."""
+    others = (case.attributes.get(key) for key in (BACKGROUND_DATASET, OVERLAYS_DATASET))
+    return tuple(dict.fromkeys((case.dataset, *(other for other in others if isinstance(other, str)))))
 
 
 def allows(case: Case, sources: Mapping[str, Source], use: str) -> str:

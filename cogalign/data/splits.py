@@ -15,6 +15,7 @@ from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set, write_metadata
 from cogalign.data.fingerprints import fingerprints_of
 from cogalign.data.groups import photographs, with_joined_groups
+from cogalign.data.held import in_order, place_held
 from cogalign.data.stratify import stratified
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ def split_case_set(
     """Split a case set in place: only `split` in `metadata.jsonl` changes, and `group` where something joins groups.
 
     Near-duplicates, and the counterfactuals of one case, are joined to one group first, whatever the method;
-    `attributes.given_group` keeps the group that a case came with, and every split joins anew from there. Written beside are
+    `attributes.given_group` keeps the group that a case came with, and every split joins anew from there. Cases with
+    `attributes.held_split` stay in that split, and the method draws the others (`held.place_held`). Written beside are
     `split.json`, `split.svg`, and the leak report (`leaks.md`, `leaks.json`, `leaks.jpg`). The metadata are replaced as
     a whole or not at all; reports of an older split go before.
 
@@ -143,7 +145,9 @@ def split_case_set(
 
     case_set = read_case_set(root)
     labels = photographs(fingerprints_of(case_set, workers))
-    cases = with_joined_groups(case_set.cases, labels)
+    everything = with_joined_groups(case_set.cases, labels)
+    placed, told = place_held(everything, LEFT_OUT)
+    cases = [case for case in everything if case.id not in placed]
     notes: list[str] = []
     settings: dict[str, Any] = {"seed": seed, "test_share": test_share, "validation_share": validation_share}
     if method == "stratified":
@@ -168,7 +172,8 @@ def split_case_set(
         wanted = {"train": 1.0, "test": protocol.test_share, "validation": validation_share or 0.0}
     else:
         raise ValueError(f"method: found {method!r}, wanted one of stratified, official, paper")
-    after, out = without_crossing_backgrounds(after)
+    after, out = without_crossing_backgrounds(in_order(everything, after, placed))
+    notes = [*told, *notes]
     if out:
         notes.append(f"{out} transplants are left out: their background is in another split than their lesion")
     # Everything that can fail comes before the first write, and no report of an older split stays beside new metadata.

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from cogalign.counterfactual.backgrounds import Backgrounds, compatible, lesions_of_backgrounds
 from cogalign.counterfactual.interventions import stream
 from cogalign.counterfactual.located import Located
-from cogalign.counterfactual.plan import Backgrounds, compatible, exclusion, make_plan
+from cogalign.counterfactual.plan import exclusion, make_plan
 from cogalign.data.case import Box, Case
 from cogalign.data.caseset import CaseSet
 from cogalign.recipe import CounterfactualSettings
@@ -142,3 +143,50 @@ def test_the_plan_of_a_case_does_not_depend_on_the_limit() -> None:
     whole = make_plan(case_set, CounterfactualSettings(splits=["train"]))
     part = make_plan(case_set, CounterfactualSettings(splits=["train"], limit=3))
     assert len(part.tasks) == 3 and all(task in whole.tasks for task in part.tasks)
+
+
+def transplants(cases: list[Case], **settings: object) -> dict[str, set[str]]:
+    """Ids of the partners of each transplant, by source case."""
+    wanted = CounterfactualSettings(interventions=["transplant"], **settings)  # type: ignore[arg-type]
+    tasks = make_plan(CaseSet(Path("x"), cases), wanted).tasks
+    return {task.case.id: {one.id for edit in task.edits for one in edit.backgrounds} for task in tasks}
+
+
+MIXED = [
+    case(0, dataset="seg"),
+    case(1, dataset="seg"),
+    case(2, "normal", dataset="seg"),
+    case(3, "normal", dataset="hyper"),
+    case(4, dataset="hyper"),
+    case(5, "normal", "cross_source", dataset="gastro"),
+    case(6, split="cross_source", dataset="gastro"),
+]
+
+
+def test_backgrounds_are_normal_or_of_another_data_set_where_the_recipe_says_so() -> None:
+    assert transplants(MIXED, splits=["train"], per_case=6)["c0"] == {"c1", "c2", "c3", "c4"}
+    assert transplants(MIXED, splits=["train"], per_case=6, backgrounds="normal")["c0"] == {"c2", "c3"}
+    other = transplants(MIXED, splits=["train"], per_case=6, backgrounds="other_source")
+    assert other == {"c0": {"c3"}, "c1": {"c3"}, "c4": {"c2"}}
+
+
+def test_another_split_lends_the_backgrounds_of_cases_that_are_not_trained_on() -> None:
+    cases = [*MIXED, case(7, split="test", dataset="seg")]
+    lent = {"splits": ["test"], "background_split": "cross_source"}
+    assert transplants(cases, **lent) == {"c7": {"c5", "c6"}}
+    assert transplants(cases, **lent, backgrounds="other_source") == {"c7": {"c5"}}
+    with pytest.raises(
+        ValueError, match=r"background_split: found 'cross_source', but counterfactual\.splits has 'train'"
+    ):
+        transplants(cases, splits=["train", "test"], background_split="cross_source")
+    with pytest.raises(
+        ValueError, match=r"background_split: found 'cross', wanted null or a split of x: train, cross_so"
+    ):
+        transplants(cases, splits=["test"], background_split="cross")
+
+
+def test_lesions_are_looked_for_on_backgrounds_that_are_to_be_cleared() -> None:
+    settings = CounterfactualSettings(splits=["test"], background_split="cross_source")
+    assert lesions_of_backgrounds(settings) == ["cross_source"]
+    settings.backgrounds = "normal"
+    assert lesions_of_backgrounds(settings) == []

@@ -15,13 +15,14 @@ from typing import Any, Literal, cast
 from cogalign.data.cards.card import Card
 from cogalign.data.caseset import METADATA, write_metadata
 from cogalign.data.fingerprints import write_fingerprints
+from cogalign.data.held import HELD
 from cogalign.data.importers.base import Photograph, Record, Rejected
-from cogalign.data.importers.labels import LabelMap, LeftOut, decide
 from cogalign.data.importers.root import ARCHIVES, find_root
 from cogalign.data.importers.rules import read_layout
 from cogalign.data.importers.state import FOLDER, State, digest, job_digest, settings_digest
 from cogalign.data.importers.summary import ImportSummary, checksum_differences, differences, restored
 from cogalign.data.importers.tree import shown
+from cogalign.data.importers.wanted import Wanted, check_findings, chosen_jobs, planned
 from cogalign.data.importers.work import Done, Job, Settings, work
 from cogalign.data.parallel import each
 from cogalign.data.paths import file_stem, slug
@@ -54,6 +55,8 @@ def import_card(
     images: Literal["copy", "reference"] = "copy",
     side: int | None = None,
     limit: int | None = None,
+    findings: Sequence[str] = (),
+    split: str | None = None,
     workers: int | None = None,
 ) -> ImportSummary:
     """Write the case set of a data set to `out`: images, masks as PNG, `metadata.jsonl`, fingerprints and sources.
@@ -72,6 +75,8 @@ def import_card(
         images: `copy` keeps the bytes of JPEG, PNG and BMP; `reference` writes symbolic links to them.
         side: makes images and masks squares of so many pixels (PNG).
         limit: at most so many cases of each finding, the first by file name.
+        findings: only cases with one of these; empty for all.
+        split: of all cases, as `attributes.held_split`, which `split_case_set` keeps; None: they are split as others.
         workers: processes; by default one for each processor.
 
     Raises:
@@ -80,6 +85,7 @@ def import_card(
         ValueError: a table cannot be read, an argument is out of range, `out` lies in the data set, or no case is left.
     """
     _check_arguments(images, side, limit)
+    check_findings(findings)
     root, records = read_records(card, src)
     _refuse_inside(out, root)
     settings = Settings(card, root, out.absolute(), images == "reference", side)
@@ -87,13 +93,14 @@ def import_card(
     refused = [record for record in records if isinstance(record, Rejected)]
     codes = [job_digest(job) for job in jobs]
     own = settings_digest(settings)
-    state = State(settings.out, own, digest([own, repr(limit), *codes, *map(repr, refused)]))
+    wanted = Wanted(limit, tuple(findings), split)
+    state = State(settings.out, own, digest([own, *wanted.digest(), *codes, *map(repr, refused)]))
     record = state.finished()
     if record is not None:
         return restored(out, record)
     with state:
-        results = _results(replace(settings, out=state.next), jobs, codes, state, limit, workers)
-        outcome = _Outcome(settings, src, jobs, refused, results)
+        results = _results(replace(settings, out=state.next), jobs, codes, state, wanted, workers)
+        outcome = _Outcome(settings, src, jobs, refused, results, wanted)
         summary = outcome.write(out, lambda: state.publish([codes[number] for number in results]))
         state.finish(summary.record(), again=any(done.again for done in results.values()))
     return summary
@@ -129,13 +136,13 @@ def _jobs(card: Card, photographs: Sequence[Photograph]) -> list[Job]:
 
 
 def _results(
-    settings: Settings, jobs: Sequence[Job], codes: Sequence[str], state: State, limit: int | None, workers: int | None
+    settings: Settings, jobs: Sequence[Job], codes: Sequence[str], state: State, wanted: Wanted, workers: int | None
 ) -> dict[int, Done]:
     """What became of the jobs that are wanted, by number. With a limit, those that fail are replaced by later ones."""
     results = {number: state.known[code] for number, code in enumerate(codes) if code in state.known}
     plans: dict[int, tuple[str, ...] | Done | None] = {}
     while True:
-        chosen = list(_chosen(settings.card, jobs, results, plans, limit))
+        chosen = list(chosen_jobs(settings.card, jobs, results, plans, wanted))
         missing = [number for number in chosen if number not in results]
         if not missing:
             return {number: results[number] for number in (*chosen, *_failed(results)) if number in results}
@@ -152,47 +159,6 @@ def _failed(results: dict[int, Done]) -> list[int]:
     return [number for number, done in results.items() if done.row is None]
 
 
-def _chosen(
-    card: Card,
-    jobs: Sequence[Job],
-    results: dict[int, Done],
-    plans: dict[int, tuple[str, ...] | Done | None],
-    limit: int | None,
-) -> Iterator[int]:
-    """Numbers of the jobs to do: with a limit the first of each finding, as far as findings are known yet."""
-    counts: Counter[str] = Counter()
-    for number, job in enumerate(jobs):
-        done = results.get(number)
-        if done is None:
-            if number not in plans:
-                plans[number] = _planned(card, job.photograph)
-            plan = plans[number]
-            if isinstance(plan, Done):
-                results[number] = plan
-                continue
-        else:
-            plan = tuple(done.row["findings"]) if done.row else None
-            if plan is None:
-                continue
-        if limit is not None and plan is not None:
-            if any(counts[finding] >= limit for finding in plan or ("no finding",)):
-                continue
-            counts.update(plan or ("no finding",))
-        yield number
-
-
-def _planned(card: Card, photograph: Photograph) -> tuple[str, ...] | Done | None:
-    """The findings of a photograph before it is opened; None if only its mask tells; `Done` if it will give no case."""
-    if photograph.label_from == "masks" or (photograph.mask and photograph.mask.rule.empty == "normal"):
-        return None
-    try:
-        return decide(photograph, LabelMap(card, photograph)).findings
-    except LeftOut as error:
-        return Done(left_out=error.labels)
-    except ValueError as error:
-        return Done(reason=str(error))
-
-
 @dataclass(frozen=True)
 class _Outcome:
     """All that an import found."""
@@ -202,6 +168,7 @@ class _Outcome:
     jobs: Sequence[Job]
     refused: Sequence[Rejected]
     results: dict[int, Done]
+    wanted: Wanted
 
     def write(self, as_given: Path, publish: Callable[[], None]) -> ImportSummary:
         """Write what stands beside images and masks, `metadata.jsonl` last.
@@ -219,7 +186,7 @@ class _Outcome:
         if not rows:
             there = (folder / METADATA).is_file()
             write_text(folder / (FOLDER if there else "") / QUARANTINE, refused)
-            first = f"; the first: {lines[0]['path']}: {lines[0]['reason']}" if lines else self._packed()
+            first = f"; the first: {lines[0]['path']}: {lines[0]['reason']}" if lines else self._nothing()
             kept = f"; {as_given} stays as it was, the reasons are in its {FOLDER}/{QUARANTINE}" if there else ""
             raise ValueError(f"{self.src}: no case of {self.settings.card.title} could be imported{first}{kept}")
         publish()
@@ -232,6 +199,8 @@ class _Outcome:
         divided = _divided_groups(rows)
         if divided:
             rows = [{**row, "split": "train"} for row in rows]
+        if self.wanted.split:
+            rows = [held_in(self.wanted.split, row) for row in rows]
         write_metadata(folder, rows)
         return ImportSummary(
             title=card.title,
@@ -271,10 +240,22 @@ class _Outcome:
                 text = reason.replace(str(path), relative).replace(f"{self.settings.root}/", "")
                 yield {"dataset": self.settings.card.title, "path": shown(relative), "reason": shown(text)}
 
-    def _packed(self) -> str:
-        """A hint, if there are archives where images are wanted."""
+    def _nothing(self) -> str:
+        """A hint at why there is no case and nothing was refused: no finding that is wanted, or packed images."""
+        if self.wanted.findings and self.jobs:
+            plans = (planned(self.settings.card, job.photograph) for job in self.jobs)
+            there = sorted({finding for plan in plans if isinstance(plan, tuple) for finding in plan})
+            return (
+                f"; wanted the findings {', '.join(self.wanted.findings)}, its labels tell {', '.join(there) or 'none'}"
+            )
         packed = sorted(path.name for path in self.settings.root.glob("*") if path.name.lower().endswith(ARCHIVES))
         return f"; {packed[0]} is packed: unpack it first" if packed else "; no image lies where the card wants it"
+
+
+def held_in(split: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `metadata.jsonl` whose case goes to a split, and stays there when others are split anew."""
+    attributes = {**json.loads(row["attributes"]), HELD: split}
+    return {**row, "split": split, "attributes": json.dumps(attributes, sort_keys=True, ensure_ascii=False)}
 
 
 def _divided_groups(rows: Sequence[dict[str, Any]]) -> int:
