@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from cogalign import __version__
-from cogalign.pipeline_digest import AFTERWARDS, DATA, SEGMENTER, inputs_of, is_finished, seeds_of, stage_digest
+from cogalign.pipeline_digest import (
+    AFTERWARDS,
+    DATA,
+    SEGMENTER,
+    in_order,
+    inputs_of,
+    is_finished,
+    made_before,
+    seeds_of,
+    stage_digest,
+)
 from cogalign.pipeline_locks import RunLocks, summary_lock
 from cogalign.pipeline_ranks import Follower, Leader, take_part
 from cogalign.recipe import STAGES, Recipe
@@ -97,12 +107,13 @@ def run_recipe(recipe: Recipe, stages: Sequence[str] | None = None, force: bool 
         ValueError, OSError: what is wrong with the input, in one message; finished stages are kept.
         Interrupted: a signal stopped the run; the next call goes on.
     """
-    wanted = list(recipe.stages if stages is None else stages)
+    wanted = in_order(recipe, recipe.stages if stages is None else stages)
     with command_in(recipe, alone=stages is None) as command:
         make_data(command, force and not stages)
         if "counterfactual" in wanted and SEGMENTER not in wanted:
             make_segmenter(command)
         for stage in wanted:
+            check_made_before(command, stage, wanted)
             run_stage(command, stage, _function_of(stage), force and (stages is None or stage in stages))
         if stages is None and is_main_process():
             shutil.rmtree(recipe.run_dir / "cache", ignore_errors=True)  # of pixels: the stages are done with it
@@ -182,6 +193,14 @@ def make_segmenter(command: Command) -> None:
     """Train the segmenter if the counterfactuals need the run's own: like the data it is a means, nobody has to ask."""
     if SEGMENTER in inputs_of(command.recipe, "counterfactual"):
         _make_means(command, SEGMENTER, _function_of(SEGMENTER), False)
+
+
+def check_made_before(command: Command, stage: str, wanted: Sequence[str]) -> None:
+    """Let pairs and a checkpoint made before be checked, if a stage reads them and nobody asked for their own stages."""
+    needed = [name.rstrip("?") for name in inputs_of(command.recipe, stage)]
+    for name in made_before(command.recipe):
+        if name in needed and name not in wanted:
+            _make_means(command, name, _function_of(name), False)
 
 
 def _make_means(command: Command, stage: str, function: StageFunction, force: bool) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from cogalign.recipe import Recipe
+from cogalign.recipe import STAGES, MixSettings, Recipe
 from cogalign.training.context import STAGE_OF_ROLE
+from cogalign.training.given import checkpoint_digest, given_checkpoint
 from cogalign.training.stage_file import digest_of, read_stage_file
 
 DATA = "data"
@@ -32,18 +34,41 @@ def inputs_of(recipe: Recipe, stage: str) -> list[str]:
     if stage in (DATA,):
         return []
     if stage == "counterfactual":
-        settings = recipe.counterfactual
-        return [DATA, *([SEGMENTER] if settings.masks.segmenter == "run" and settings.pairs is None else [])]
-    if stage in ("sft", SEGMENTER):
+        own = recipe.counterfactual.masks.segmenter == "run" and recipe.counterfactual.pairs is None
+        return [DATA, *([SEGMENTER] if own else [])]
+    if stage == SEGMENTER:
         return [DATA]
+    if stage == "sft":
+        settings = recipe.sft
+        return [] if settings.checkpoint is not None else [DATA, *_pairs_of(settings.mix)]
     if stage == "grpo":
-        mix = recipe.grpo.mix
-        return [DATA, "sft", *(["counterfactual"] if mix.removal or mix.control or mix.transplant else [])]
+        return [DATA, "sft", *_pairs_of(recipe.grpo.mix)]
     if stage == "export":
         return [STAGE_OF_ROLE[recipe.export.model]] if recipe.export.model != "base" else []
     roles = recipe.evaluate.models if stage == "evaluate" else recipe.audit.models
     models = [f"{STAGE_OF_ROLE[role]}?" for role in roles if role != "base"]
     return [DATA, *(["counterfactual"] if stage == "audit" else []), *models]
+
+
+def _pairs_of(mix: MixSettings) -> list[str]:
+    """The stage that makes the counterfactuals, if a mix has any."""
+    return ["counterfactual"] if mix.removal or mix.control or mix.transplant else []
+
+
+def made_before(recipe: Recipe) -> list[str]:
+    """Stages that only check what was made before, elsewhere: they run when another stage needs them, nobody has to ask."""
+    found = {"sft": recipe.sft.checkpoint, "counterfactual": recipe.counterfactual.pairs}
+    return [stage for stage, folder in found.items() if folder is not None]
+
+
+def in_order(recipe: Recipe, stages: Sequence[str]) -> list[str]:
+    """Stages in the order in which they run: the usual one, but that each comes after those whose results it reads."""
+    found: list[str] = []
+    for stage in sorted(stages, key=STAGES.index):
+        before = {name.rstrip("?") for name in inputs_of(recipe, stage)}
+        found += [name for name in STAGES if name in stages and name in before and name not in found]
+        found += [stage] if stage not in found else []
+    return found
 
 
 def stage_digest(recipe: Recipe, stage: str, work_only: bool = False) -> str:
@@ -55,7 +80,8 @@ def stage_digest(recipe: Recipe, stage: str, work_only: bool = False) -> str:
         work_only: leave out the settings that come in after the stage's long work.
 
     Raises:
-        FileNotFoundError: an input stage has not finished; the message names the command that runs it.
+        FileNotFoundError: an input stage has not finished; the message names the command that runs it. Or a checkpoint
+            or pairs that the recipe names are not there.
     """
     run_dir = recipe.run_dir
     inputs: dict[str, str] = {}
@@ -73,11 +99,17 @@ def stage_digest(recipe: Recipe, stage: str, work_only: bool = False) -> str:
     settings = asdict(getattr(recipe, stage))
     for name in (*WITHOUT_EFFECT, *(AFTERWARDS.get(stage, ()) if work_only else ())):
         _drop(settings, name)
+    if stage == "sft":
+        settings = _of_sft(recipe, settings)
     whole: dict[str, Any] = {"stage": stage, "settings": settings}
     if stage == SEGMENTER:
         whole |= {"seed": recipe.seed}
     if stage == "counterfactual":
         whole |= _of_pairs(recipe)
+    if stage == "audit" and recipe.audit.sets:
+        from cogalign.data.prepare import case_set_digest
+
+        whole["sets"] = {item.name: case_set_digest(item.pairs) for item in recipe.audit.sets}
     if stage in OF_MODEL:
         whole |= {"model": asdict(recipe.model), "seed": recipe.seed, "question": recipe.data.question}
     if stage == DATA and recipe.data.case_set is not None:
@@ -97,6 +129,21 @@ def _drop(settings: dict[str, Any], key: str) -> None:
     for section in sections:
         settings = settings.get(section, {})
     settings.pop(name, None)
+
+
+def _of_sft(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of stage 1 with checkpoints made before by their content, not their place.
+
+    Where one takes the place of the training, nothing but what stage 3 trains of it is left of the other settings.
+    """
+    found = dict(settings)
+    for name in ("checkpoint", "start"):
+        folder = getattr(recipe.sft, name)
+        if folder is not None:
+            found[name] = checkpoint_digest(given_checkpoint(f"sft.{name}", folder))
+    if recipe.sft.checkpoint is None:
+        return found
+    return {name: found[name] for name in ("checkpoint", "freeze_vision", "freeze_projector")}
 
 
 def _of_pairs(recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import yaml
 from cogalign import pipeline
 from cogalign.pipeline import inputs_of, run_recipe
 from cogalign.recipe import (
+    AuditSet,
     DataSettings,
     ExportSettings,
     GrpoSettings,
@@ -245,6 +246,91 @@ def test_pairs_made_before_need_no_segmenter_and_count_by_their_content(
         run_recipe(recipe, ["counterfactual"])
     assert stages.calls == ["data", "counterfactual", "counterfactual"]
     assert StageContext(recipe, recipe.run_dir, "grpo").counterfactual_dir == tmp_path / "pairs"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "made/adapter"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_text("a")
+    return folder
+
+
+AFTER_SFT = ["sft", "grpo", "evaluate", "audit", "export"]
+
+
+@pytest.mark.parametrize("key", ["checkpoint", "start"])
+def test_a_checkpoint_made_before_counts_by_its_content(
+    recipe: Recipe, stages: Stages, checkpoint: Path, key: str
+) -> None:
+    setattr(recipe.sft, key, str(checkpoint))
+    run_recipe(recipe)
+    moved = checkpoint.rename(checkpoint.with_name("moved"))
+    setattr(recipe.sft, key, str(moved))
+    stages.calls.clear()
+    run_recipe(recipe)
+    assert stages.calls == []
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (moved / name).write_text('{"changed": true}')
+        stages.calls.clear()
+        run_recipe(recipe)
+        assert stages.calls == [stage for stage in ALL if stage in AFTER_SFT]
+
+
+def test_with_a_checkpoint_made_before_the_training_s_settings_and_data_do_not_count(
+    recipe: Recipe, stages: Stages, checkpoint: Path
+) -> None:
+    recipe.sft.checkpoint = str(checkpoint)
+    run_recipe(recipe)
+    stages.calls.clear()
+    recipe.sft.steps, recipe.data.phantom = 7, PhantomSettings(train=5)
+    run_recipe(recipe)
+    assert stages.calls == [stage for stage in ALL if stage != "sft"]
+
+
+def test_what_was_made_before_is_checked_when_a_stage_reads_it_though_nobody_asked(
+    recipe: Recipe, stages: Stages, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs/metadata.jsonl").write_text("a")
+    recipe.sft.checkpoint, recipe.counterfactual.pairs = str(checkpoint), str(tmp_path / "pairs")
+    recipe.stages = ["grpo", "evaluate", "audit"]
+    run_recipe(recipe)
+    run_recipe(recipe, ["audit"])
+    assert stages.calls == ["data", "sft", "counterfactual", "grpo", "evaluate", "audit"]
+    assert status(recipe, "sft") == status(recipe, "counterfactual") == "finished"
+    assert StageContext(recipe, recipe.run_dir, "grpo").checkpoint("sft") == checkpoint
+
+
+def test_a_checkpoint_that_is_not_there_stops_the_run_before_anything_reads_it(
+    recipe: Recipe, stages: Stages, tmp_path: Path
+) -> None:
+    recipe.sft.checkpoint = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"sft.checkpoint: found '.*nowhere', which is no folder"):
+        run_recipe(recipe, ["evaluate"])
+    assert stages.calls == ["data"]
+
+
+def test_counterfactuals_that_stage_1_trains_on_come_before_it(recipe: Recipe, stages: Stages) -> None:
+    recipe.sft.mix = MixSettings(removal=1)
+    run_recipe(recipe)
+    assert stages.calls == ["data", "counterfactual", "sft", "grpo", "evaluate", "audit", "export"]
+    stages.calls.clear()
+    recipe.counterfactual.sigma = 0.7
+    run_recipe(recipe)
+    assert stages.calls == ["counterfactual", "sft", "grpo", "evaluate", "audit", "export"]
+
+
+def test_other_sets_of_pairs_count_in_the_audit_by_their_content(
+    recipe: Recipe, stages: Stages, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    recipe.audit.sets = [AuditSet("other", str(tmp_path / "other"))]
+    for content in ("a", "a", "b"):
+        (tmp_path / "other/metadata.jsonl").write_text(content)
+        run_recipe(recipe)
+    assert stages.calls == [*ALL, "audit"]
 
 
 def test_another_segmenter_in_a_folder_makes_the_counterfactuals_anew(

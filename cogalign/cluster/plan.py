@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogalign.cluster.profile import JOBS, Profile
+from cogalign.cluster.profile import Profile
 from cogalign.cluster.resources import TRAINING, Request, check_ranks, request_of
-from cogalign.pipeline import DATA, SEGMENTER, inputs_of, stage_digest
+from cogalign.pipeline_digest import DATA, SEGMENTER, in_order, inputs_of, made_before, stage_digest
 from cogalign.recipe import STAGES, Recipe
 from cogalign.recipe_file import nearest_key
 from cogalign.training.stage_file import read_stage_file
@@ -52,7 +52,7 @@ def plan(recipe: Recipe, profile: Profile, stages: Sequence[str] | None, recipe_
     wanted = _wanted(recipe, stages)
     after = _dependencies(recipe, wanted)
     jobs = []
-    for name in (name for name in JOBS if name in after):
+    for name in after:
         request = request_of(name, recipe, profile)
         check_ranks(name, recipe, request.tasks if name in TRAINING else 1)
         words = (*_command(name, recipe_path), "--trainer.devices", str(request.tasks_per_node),
@@ -81,7 +81,7 @@ def _wanted(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
         names.append(SEGMENTER)
     made_here = recipe.data.phantom is not None or recipe.data.imports is not None
     data = [DATA] if made_here and not _data_is_there(recipe) else []
-    return [*data, *(stage for stage in STAGES if stage in names)]
+    return [*data, *in_order(recipe, names)]
 
 
 def _data_is_there(recipe: Recipe) -> bool:
@@ -103,7 +103,10 @@ def _dependencies(recipe: Recipe, wanted: Sequence[str]) -> dict[str, tuple[str,
             needed, name = not name.endswith("?"), name.rstrip("?")
             if name in wanted:
                 before.append(LAST_JOB.get(name, name))
-            elif needed and name != DATA:  # a job makes its data itself if there is no job for it
+            elif needed and name not in (
+                DATA,
+                *made_before(recipe),
+            ):  # a job makes these itself if there is no job for it
                 _require_finished(recipe, stage, name, wanted)
         for job in _jobs_of(recipe, stage):
             found[job] = tuple(before)

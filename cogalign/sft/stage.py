@@ -8,18 +8,23 @@ from cogalign.data.caseset import CaseSet, read_case_set
 from cogalign.data.collator import SftCollator, question_of
 from cogalign.data.datamodule import CaseDataset, SftData
 from cogalign.generation.hf import generate
-from cogalign.models.adapt import add_lora, save_checkpoint, train_all
+from cogalign.models.adapt import add_lora, keep_frozen_in_eval, save_checkpoint, train_all
 from cogalign.models.blocks import prepare_blocks
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.models.pixel_cache import with_pixel_cache
 from cogalign.recipe import Recipe
+from cogalign.sft.given import check_given, origin_of
 from cogalign.sft.module import SftModule
 from cogalign.sft.passes import passes_of
+from cogalign.sft.samples import counts_of, open_pairs, training_samples
+from cogalign.sft.start import open_start
 from cogalign.training.atomic import readable
 from cogalign.training.context import StageContext
 from cogalign.training.finite import FiniteGuard
 from cogalign.training.fitting import fit_callbacks
+from cogalign.training.given import given_checkpoint
 from cogalign.training.last_metrics import last_metrics
+from cogalign.training.launched import is_main_process
 from cogalign.training.progress import say
 from cogalign.training.seeding import derive_seed, seed_everything
 from cogalign.training.strategies import devices_of
@@ -31,25 +36,33 @@ SAMPLE_LENGTH = 512
 
 
 def prepare_model(recipe: Recipe) -> LoadedModel:
-    """The base model with what stage 1 trains."""
+    """The base model, or that of `sft.start`, with what stage 1 trains."""
+    settings = recipe.sft
+    loaded = _untrained(recipe) if settings.start is None else open_start(recipe.model, settings)
+    keep_frozen_in_eval(loaded, settings.freeze_vision or settings.lora is not None)
+    return prepare_blocks(loaded, recipe.trainer, "sft")
+
+
+def _untrained(recipe: Recipe) -> LoadedModel:
+    """The base model with a fresh adapter, or with all its weights trainable that are not frozen."""
     settings = recipe.sft
     loaded = load_model(recipe.model, device="cpu")
     loaded.model.requires_grad_(False)
     if settings.lora is not None:
-        loaded = add_lora(loaded, settings.lora, derive_seed(recipe.seed, "lora"))
-    else:
-        loaded = train_all(loaded, settings.freeze_vision, settings.freeze_projector)
-    loaded.model.train()
-    return prepare_blocks(loaded, recipe.trainer, "sft")
+        return add_lora(loaded, settings.lora, derive_seed(recipe.seed, "lora"), settings.freeze_projector)
+    return train_all(loaded, settings.freeze_vision, settings.freeze_projector)
 
 
-def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel, passes: int = 1) -> SftData:
+def prepare_data(
+    recipe: Recipe, case_set: CaseSet, loaded: LoadedModel, passes: int = 1, pairs: CaseSet | None = None
+) -> SftData:
     """The loaders; validation on the first cases of the split `validation`, if there is one.
 
-    An optimizer step takes `passes` batches of each device. Images are decoded and processed in `sft.workers` processes, once a run as far as `data.cache_gb` reaches.
+    An optimizer step takes `passes` batches of each device. Images are decoded and processed in `sft.workers`
+    processes, once a run as far as `data.cache_gb` reaches. `pairs` are the counterfactuals, where `sft.mix` has any.
     """
     settings = recipe.sft
-    train = CaseDataset(case_set, case_set.split("train"))
+    train, mixture = training_samples(recipe, case_set, pairs)
     validation = None
     if settings.validate_every and "validation" in case_set.splits:
         validation = CaseDataset(case_set, case_set.split("validation")[: settings.validation_limit])
@@ -58,7 +71,9 @@ def prepare_data(recipe: Recipe, case_set: CaseSet, loaded: LoadedModel, passes:
     batches = settings.steps * passes
     lengths = collate.text_lengths(train.cases) if settings.group_by_length else None
     seed = derive_seed(recipe.seed, "sft")
-    return SftData(train, validation, collate, settings.batch_size, batches, seed, settings.workers, lengths, passes)
+    return SftData(
+        train, validation, collate, settings.batch_size, batches, seed, settings.workers, lengths, passes, mixture
+    )
 
 
 def _sample_writer(recipe: Recipe, data: SftData, loaded: LoadedModel) -> Any:
@@ -85,12 +100,18 @@ def _sample_writer(recipe: Recipe, data: SftData, loaded: LoadedModel) -> Any:
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Train, write `adapter/` or `model/` into the stage's folder, and return the last metrics."""
+    """Train, write `adapter/` or `model/` into the stage's folder, and return the last metrics.
+
+    With `sft.checkpoint` nothing is trained or written: it is checked, and what is known of it is returned.
+    """
     recipe, settings = context.recipe, context.recipe.sft
+    if settings.checkpoint is not None:
+        return check_given(recipe) if is_main_process() else {}
     passes = passes_of(settings, devices_of(recipe.trainer))
     seed_everything(derive_seed(recipe.seed, "sft"))
     loaded = prepare_model(recipe)
-    data = prepare_data(recipe, read_case_set(context.case_set_dir), loaded, passes)
+    pairs = open_pairs(context)
+    data = prepare_data(recipe, read_case_set(context.case_set_dir), loaded, passes, pairs)
     guard = FiniteGuard(context.folder, recipe.trainer.nonfinite_limit)
     module = SftModule(loaded, settings, _sample_writer(recipe, data, loaded), guard)
     callbacks = fit_callbacks(recipe, context.folder, "sft", settings.steps, settings.checkpoint_every)
@@ -119,4 +140,7 @@ def run(context: StageContext) -> dict[str, Any]:
     trainer.strategy.barrier("saved")  # no rank goes on to the next stage before the files are there
     finish_tracking()
     last = last_metrics(context.folder, ("loss", "eval_loss"))
-    return {"steps": trainer.global_step, "num_tokens": module.tokens_seen, **counts, **last}
+    more: dict[str, Any] = {} if pairs is None else {"samples": counts_of(recipe, data.position)}
+    if settings.start is not None:
+        more["start"] = origin_of(given_checkpoint("sft.start", settings.start))
+    return {"steps": trainer.global_step, "num_tokens": module.tokens_seen, **counts, **last, **more}

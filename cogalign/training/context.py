@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogalign.recipe import ModelRole, Recipe
+from cogalign.training.given import given_checkpoint
 
 STAGE_OF_ROLE: dict[str, str] = {"sft": "sft", "aligned": "grpo"}
 """The stage that makes each trained model."""
@@ -49,17 +50,20 @@ class StageContext:
             role: `base`, `sft` or `aligned`.
 
         Returns:
-            None for the base model; else a PEFT adapter folder (`adapter`) or a full model folder (`model`).
+            None for the base model; else a PEFT adapter folder (`adapter`) or a full model folder (`model`). The SFT model
+            is `sft.checkpoint` where the recipe names one.
 
         Raises:
             ValueError: no such role.
-            FileNotFoundError: the stage that makes this model has not run.
+            FileNotFoundError: the stage that makes this model has not run, or `sft.checkpoint` is not there.
         """
         if role == "base":
             return None
         if role not in STAGE_OF_ROLE:
             raise ValueError(f"model role: found {role!r}, wanted base, sft or aligned")
-        stage = STAGE_OF_ROLE[role]
+        stage, made_before = STAGE_OF_ROLE[role], self.recipe.sft.checkpoint
+        if role == "sft" and made_before is not None:
+            return given_checkpoint("sft.checkpoint", made_before)
         for kind in ("adapter", "model"):
             folder = self.run_dir / stage / kind
             if folder.is_dir():

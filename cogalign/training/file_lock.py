@@ -91,6 +91,10 @@ class FileLock:
             time.sleep(POLL)
         return True
 
+    def fileno(self) -> int:
+        """Descriptor of a lock that is held, for a child process that is to hold it as well (`pass_fds`)."""
+        return self._descriptor
+
     def release(self) -> None:
         """Give the lock back, if it is held."""
         if self._descriptor >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +13,7 @@ from cogalign.training.ranks import is_first
 from cogalign.training.sharding import full
 
 
-def full_state(module: nn.Module, part: str = "") -> dict[str, Tensor] | None:
+def full_state(module: nn.Module, parts: Sequence[str] = ()) -> dict[str, Tensor] | None:
     """The state dict of a model with whole tensors on the CPU; None where its own state dict is whole.
 
     A collective under FSDP2 and DeepSpeed; ranks other than the first get an empty one. Weights have the type in which
@@ -20,14 +21,15 @@ def full_state(module: nn.Module, part: str = "") -> dict[str, Tensor] | None:
 
     Args:
         module: the model.
-        part: only weights with this in their name: of an adapter's model all others need not be gathered.
+        parts: only weights with one of these in their name: of an adapter's model all others need not be gathered.
+            Empty: all.
     """
     gather = _gather_of(module)
     if gather is None:
         return None
     found: dict[str, Tensor] = {}
     for name, values in module.state_dict(keep_vars=True).items():
-        if part not in name:
+        if parts and not any(part in name for part in parts):
             continue
         whole = gather(values)
         if is_first():

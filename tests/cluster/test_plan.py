@@ -82,6 +82,18 @@ def test_pairs_that_were_made_before_are_only_graded(recipe: Recipe) -> None:
     assert list(jobs(recipe, Profile(), "counterfactual")) == ["data", "counterfactual-finish"]
 
 
+def test_counterfactuals_that_stage_1_trains_on_are_submitted_before_it(recipe: Recipe) -> None:
+    recipe.sft.mix = replace(recipe.sft.mix, removal=1.0)
+    found = jobs(recipe, Profile(), "sft", "counterfactual")
+    assert list(found) == ["data", "counterfactual-masks", "counterfactual", "counterfactual-finish", "sft"]
+    assert found["sft"].after == ("data", "counterfactual-finish")
+
+
+def test_a_checkpoint_and_pairs_made_before_need_no_job(recipe: Recipe) -> None:
+    recipe.sft.checkpoint, recipe.counterfactual.pairs = "/made/adapter", "/made/pairs"
+    assert jobs(recipe, Profile(), "grpo")["grpo"].after == ("data",)
+
+
 def test_an_input_that_is_neither_submitted_nor_finished_is_named(recipe: Recipe) -> None:
     with pytest.raises(
         ValueError, match=r"grpo needs the results of sft, which has not run in .*give --stages sft,grpo"

@@ -11,7 +11,8 @@ from cogalign.data.collator import SftCollator
 from cogalign.models.inputs import padding_is_behind
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import SftSettings
-from cogalign.sft.module import SftModule, answer_loss
+from cogalign.sft.module import SftModule, answer_loss, answer_tokens
+from cogalign.sft.short import computes_short
 from cogalign.training.schedules import warmup_cosine
 
 
@@ -44,6 +45,35 @@ def test_leaving_out_the_prompts_logits_changes_no_loss_and_no_gradient(
     for found, wanted in zip(gradients, torch.autograd.grad(expected, trained), strict=True):
         assert (found - wanted).norm() <= 1e-5 * wanted.norm()
     torch.testing.assert_close(adapted.model(**batch).loss, expected, rtol=1e-5, atol=0)  # transformers' own
+
+
+@pytest.mark.parametrize("layout", ["right", "left"])
+def test_in_bfloat16_the_loss_and_its_gradient_are_those_of_float32_but_for_rounding(
+    adapted: LoadedModel, phantom_set: Path, layout: str
+) -> None:
+    case_set = read_case_set(phantom_set)
+    chosen = case_set.split("train")[:3]
+    batch = SftCollator(adapted.processor, "What?", 2048)([(case, case_set.image(case)) for case in chosen])
+    if layout == "left":
+        order, tokens = batch["attention_mask"].argsort(dim=1, stable=True), batch["input_ids"].shape
+        batch = {name: v.gather(1, order) if v.shape == tokens else v for name, v in batch.items()}
+    module = SftModule(adapted, SftSettings())
+    trained = [p for p in adapted.model.parameters() if p.requires_grad]
+    loss = module._loss(batch)
+    wanted = torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)])
+    assert not computes_short(adapted)
+    for name, values in (*adapted.model.named_parameters(), *adapted.model.named_buffers()):
+        if "lora_" not in name and "inv_freq" not in name:
+            values.data = values.data.bfloat16()
+    assert computes_short(adapted)
+    rows: list[torch.Size] = []
+    handle = adapted.family.head(adapted.core).register_forward_pre_hook(lambda _, args: rows.append(args[0].shape))
+    short = module._loss(batch)
+    handle.remove()
+    assert rows == [(answer_tokens(batch["labels"]), 128)]  # nothing but what the loss is taken of
+    assert float(short.detach()) == pytest.approx(float(loss.detach()), rel=0.02)
+    found = torch.cat([g.flatten() for g in torch.autograd.grad(short, trained)])
+    assert (found - wanted).norm() <= 0.2 * wanted.norm()
 
 
 @pytest.mark.parametrize("layout", ["right", "left"])

@@ -37,6 +37,6 @@ def test_a_part_is_gathered_without_the_rest(tmp_path: Path, monkeypatch: pytest
         assert all(torch.equal(values, before[name]) for name, values in whole.items())
         gathered = []
         monkeypatch.setattr(module, "full", lambda values: gathered.append(values.shape) or values.full_tensor())
-        assert list(full_state(model, "lora_") or {}) == ["0.lora_A.weight"] and gathered == [(2, 3)]
+        assert list(full_state(model, ("lora_",)) or {}) == ["0.lora_A.weight"] and gathered == [(2, 3)]
     finally:
         torch.distributed.destroy_process_group()
