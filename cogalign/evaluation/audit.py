@@ -8,7 +8,11 @@ Each rate is a mean over counterfactual images of one kind:
 - `background_flip_rate`: only a background cue is changed; the diagnosis differs from what the same model says of the
   unedited image, right or wrong. Lower is better.
 
-- `remaining_rate`, beside them: one of several different findings was removed; the diagnosis is exactly the others.
+Beside them, and not in the causal score:
+
+- `remaining_rate`: one of several different findings was removed; the diagnosis is exactly the others.
+- `background_blur_keep_rate`: all but the lesions is blurred; the diagnosis is the case's.
+- `sets`: the rates of other sets of pairs, by name.
 
 A case counts whether or not the model saw the lesion in the unedited image: a model that calls everything normal has
 a removal rate of 1, and pays for it in the control and transplant rates. `<rate>_given_correct` is the same rate among
@@ -18,6 +22,7 @@ flip rate is 0 and its causal score 0.25.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -25,6 +30,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cogalign.data.case import Case
+from cogalign.evaluation.audit_sets import FACTUAL, predictions_of, set_names
 from cogalign.evaluation.metrics import exact_match
 from cogalign.evaluation.statistics import Interval, bootstrap_interval, difference_interval, mean_interval
 from cogalign.evaluation.storage import rows_of
@@ -38,6 +44,8 @@ RATES = {
 """The rate of each kind of counterfactual."""
 REMAINING = "removal_of_one"
 """Kind of the counterfactuals from which one of several findings was removed; not part of the causal score."""
+BACKGROUND_BLUR = "background_blur"
+"""Kind of the unedited images of which all but the lesions is blurred; not part of the causal score."""
 LOWER_IS_BETTER = ("background_flip_rate",)
 
 
@@ -103,6 +111,20 @@ def spot_drop(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0) -
     return {"spot_drop": 100 * float(lost.mean()), "spot_drop_ci": points, "spot_drop_n": len(lost)}
 
 
+def background_blur(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """`background_blur_keep_rate` of one model, also among the cases it got right before; empty if it was not asked."""
+    blurred = predictions[predictions["kind"] == BACKGROUND_BLUR]
+    if blurred.empty:
+        return {}
+    before = predictions[predictions["kind"] == FACTUAL].set_index("id")["correct"]
+    frame = pd.DataFrame({"group": blurred["group"], "value": blurred["correct"].astype(bool)})
+    known = before.loc[blurred["id"]].astype(bool).to_numpy()
+    name = "background_blur_keep_rate"
+    return _with_interval(name, frame, resamples, seed) | _with_interval(
+        f"{name}_given_correct", frame[known], resamples, seed
+    )
+
+
 def causal_score(judged: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> tuple[float | None, Interval | None]:
     """Mean of the four rates, the flip rate as 1 minus itself, with a bootstrap interval over groups.
 
@@ -145,23 +167,53 @@ def causal_score(judged: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> 
     return score, (min(found[0], score), max(found[1], score))
 
 
+def _rates(judged: pd.DataFrame, resamples: int, seed: int, kinds: Collection[str] = tuple(RATES)) -> dict[str, Any]:
+    """The rates of some kinds, from `judgements`."""
+    result: dict[str, Any] = {}
+    for kind in kinds:
+        name, frame = RATES[kind], judged[judged["kind"] == kind]
+        result |= _with_interval(name, frame, resamples, seed)
+        result |= _with_interval(f"{name}_given_correct", frame[frame["factual_correct"]], resamples, seed)
+    return result
+
+
+def _score(judged: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    score, interval = causal_score(judged, resamples, seed)
+    return {"causal_score": score, "causal_score_ci": interval, "causal_score_n": int(judged["group"].nunique())}
+
+
+def audit_set(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """The rates of one model on one set of pairs, named as in `audit_model`; kinds that the set lacks are left out.
+
+    Args:
+        predictions: of one model, as `predictions_of` gives them.
+        resamples: resamples of each interval.
+        seed: seed of the resampling.
+    """
+    there = set(predictions["kind"])
+    judged = judgements(predictions)
+    result = _rates(judged, resamples, seed, [kind for kind in RATES if kind in there])
+    if REMAINING in there:
+        result |= _with_interval("remaining_rate", _remaining(predictions), resamples, seed)
+    return result | (_score(judged, resamples, seed) if there >= set(RATES) else {})
+
+
 def audit_model(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """All rates of one model, each with its 95 % interval (`_ci`) and number of images (`_n`).
 
     Args:
         predictions: rows of one model (`cogalign.evaluation.predict.COLUMNS`) of the kinds `factual`, `spots` and the
-            interventions.
+            interventions; where there are any, also of `background_blur` and of the pairs of audit sets.
         resamples: resamples of each interval.
         seed: seed of the resampling.
     """
     judged = judgements(predictions)
-    result: dict[str, Any] = {}
-    for kind, name in RATES.items():
-        frame = judged[judged["kind"] == kind]
-        result |= _with_interval(name, frame, resamples, seed)
-        result |= _with_interval(f"{name}_given_correct", frame[frame["factual_correct"]], resamples, seed)
+    result = _rates(judged, resamples, seed)
     result |= _with_interval("remaining_rate", _remaining(predictions), resamples, seed)
     result |= spot_drop(predictions, resamples, seed)
-    result["causal_score"], result["causal_score_ci"] = causal_score(judged, resamples, seed)
-    result["causal_score_n"] = int(judged["group"].nunique())
+    result |= background_blur(predictions, resamples, seed)
+    result |= _score(judged, resamples, seed)
+    names = set_names(predictions)
+    if names:
+        result["sets"] = {name: audit_set(predictions_of(predictions, name), resamples, seed) for name in names}
     return result

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from cogalign import __version__
 from cogalign.data.case import Case
 from cogalign.data.caseset import METADATA, CaseSet
 from cogalign.evaluation.kept import KeptCompletions
-from cogalign.evaluation.predict import COLUMNS, frame_of, predict_cases
-from cogalign.evaluation.storage import read_frame, write_frame
+from cogalign.evaluation.predict import COLUMNS, frame_of, judge, predict_cases
+from cogalign.evaluation.storage import read_frame, rows_of, write_frame
+from cogalign.generation.hf import Completion
 from cogalign.models.load import load_model
 from cogalign.models.pixel_cache import cached
 from cogalign.training.context import STAGE_OF_ROLE, StageContext
@@ -35,6 +36,8 @@ class Job:
     images: Callable[[Case], Image.Image]
     label: str = ""
     """What else decides the images (see `stamp`); part of the key of the stored predictions."""
+    same: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Cases by id that are not asked: kind and id of the case of an earlier job with the same image and question."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ def key_of(context: StageContext, subject: Subject, jobs: Sequence[Job], max_com
         "length": max_completion_length,
         "jobs": [(job.kind, job.label, [case.to_row() for case in job.cases]) for job in jobs],
     }
+    if any(job.same for job in jobs):
+        content["same"] = [(job.kind, sorted(job.same.items())) for job in jobs]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -99,19 +104,33 @@ def _ask(
 ) -> pd.DataFrame:
     loaded = load_model(context.recipe.model, subject.checkpoint)
     loaded = cached(loaded, context.run_dir, context.recipe.data.cache_gb)
-    frames = [
-        predict_cases(
-            loaded, job.cases, job.images, question=context.recipe.data.question, model=subject.role, kind=job.kind,
-            kept=kept, folder=context.folder, **options,
-        )
-        for job in jobs
-    ]  # fmt: skip
+    frames: list[pd.DataFrame] = []
+    said: dict[tuple[str, str], Completion] = {}
+    for job in jobs:
+        frame = predict_cases(
+            loaded, [case for case in job.cases if case.id not in job.same], job.images,
+            question=context.recipe.data.question, model=subject.role, kind=job.kind, kept=kept, folder=context.folder,
+            **options,
+        )  # fmt: skip
+        said |= {(job.kind, row.id): Completion(row.completion, (), row.finished) for row in rows_of(frame)}
+        frames.append(_with_same(job, frame, said, subject.role))
     del loaded
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else frame_of([])
+
+
+def _with_same(job: Job, asked: pd.DataFrame, said: Mapping[tuple[str, str], Completion], model: str) -> pd.DataFrame:
+    """The predictions of a job in the order of its cases; what was said of an image goes to all cases that show it."""
+    if not job.same:
+        return asked
+    known: dict[str, dict[str, Any]] = {row.id: row._asdict() for row in rows_of(asked)}
+    for case in job.cases:
+        if case.id in job.same:
+            known[case.id] = judge(case, said[job.same[case.id]], model=model, kind=job.kind)
+    return frame_of([known[case.id] for case in job.cases])
 
 
 def _stored(path: Path, rows: int) -> pd.DataFrame | None:

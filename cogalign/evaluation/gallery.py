@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -14,6 +14,7 @@ from cogalign.cognition.taxonomy import name_of
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet
 from cogalign.evaluation.audit import RATES
+from cogalign.evaluation.audit_sets import kind_in, set_of
 from cogalign.evaluation.selection import spread
 from cogalign.evaluation.storage import rows_of
 
@@ -87,29 +88,43 @@ def _picture(case: Case, kind: str, case_set: CaseSet, rows: pd.DataFrame) -> Pi
         Answer(str(row.model), names(row.diagnosis, row.unknown), bool(row.correct), str(row.completion))
         for row in rows_of(rows)
     ]
-    return Picture(kind, TITLES[kind], thumbnail(case_set.image(case)), names(case.findings), answers)
+    name, base = set_of(kind)
+    title = TITLES[base] if name is None else f"{TITLES[base]} ({name})"
+    return Picture(kind, title, thumbnail(case_set.image(case)), names(case.findings), answers)
 
 
-def gallery(predictions: pd.DataFrame, factual: CaseSet, pairs: CaseSet, count: int = 8) -> list[Pair]:
-    """Pairs for the report, chosen by finding and never by result.
+def gallery(
+    predictions: pd.DataFrame,
+    factual: CaseSet,
+    pairs: CaseSet,
+    count: int = 8,
+    sets: Mapping[str, CaseSet] | None = None,
+) -> list[Pair]:
+    """Pairs for the report, chosen by finding and never by result, each with its counterfactuals of other audit sets.
 
     Args:
         predictions: what the audit's models said (`audit/predictions.parquet`).
         factual: the case set of the unedited images.
         pairs: the counterfactual case set.
         count: at most so many cases.
+        sets: pairs of audit sets by name. Of their images, those that show nothing new are left out.
     """
-    predictions = predictions[predictions["kind"].isin(KINDS)]
+    folders = {"factual": factual, **dict.fromkeys(RATES, pairs)}
+    for name, others in (sets or {}).items():
+        folders |= {kind_in(name, kind): others for kind in RATES}
+    predictions = predictions[predictions["kind"].isin(folders)]
     by_image = dict(tuple(predictions.groupby(["kind", "id"], sort=False)))
     edited = predictions.drop_duplicates(["counterfactual_of", "kind"])
     first = {(row.counterfactual_of, row.kind): row.id for row in rows_of(edited)}
     found = []
     for source in _choose(predictions, factual, count):
-        pictures = []
-        for kind in KINDS:
-            name, case_set = (source, factual) if kind == "factual" else (first.get((source, kind)), pairs)
-            if name is None or name not in case_set.by_id or (kind, name) not in by_image:
+        pictures: list[Picture] = []
+        for kind, case_set in folders.items():
+            shown = source if kind == "factual" else first.get((source, kind))
+            if shown is None or shown not in case_set.by_id or (kind, shown) not in by_image:
                 continue
-            pictures.append(_picture(case_set.by_id[name], kind, case_set, by_image[kind, name]))
+            picture = _picture(case_set.by_id[shown], kind, case_set, by_image[kind, shown])
+            if kind in KINDS or all(picture.address != other.address for other in pictures):
+                pictures.append(picture)
         found.append(Pair(source, pictures))
     return found

@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from cogalign.evaluation.statistics import bootstrap_interval, compare_paired, mean_interval
+from cogalign.evaluation.storage import rows_of
 
 NOTHING = "(nothing)"
 SEVERAL = "(several)"
@@ -123,7 +124,10 @@ def _interval(frame: pd.DataFrame, column: str, resamples: int, seed: int) -> tu
 
 
 def summarize(frame: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """All metrics of one model on one split, each with its 95 % interval under `<name>_ci`; question cases do not count."""
+    """All metrics of one model on one split, each with its 95 % interval under `<name>_ci`; question cases do not count.
+
+    `recall` holds for each finding of the cases `value`, `ci` and `n`: the share of its cases in which it was named.
+    """
     frame = with_findings(frame)
     multi = is_multi_label(frame)
     parts = {"accuracy_single_label": frame[~multi], "accuracy_multi_label": frame[multi]}
@@ -139,6 +143,7 @@ def summarize(frame: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> dict
         result[name] = _mean(frame[column])
         result[f"{name}_ci"] = _interval(frame, column, resamples, seed)
     result["finished_rate"] = _mean(frame["finished"])
+    result["recall"] = recall_by_finding(frame, resamples, seed)
     result["n"] = len(frame)
     result["n_groups"] = int(frame["group"].nunique())
     return result
@@ -155,11 +160,22 @@ def compare_models(
     return asdict(compare_paired(a.loc[ids, "correct"], b.loc[ids, "correct"], groups, resamples=resamples, seed=seed))
 
 
-def per_finding(frame: pd.DataFrame) -> pd.DataFrame:
+def recall_by_finding(frame: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Recall of each finding that occurs in the cases, the most frequent first: `value`, `ci` over groups, and `n` cases."""
+    if frame.empty:
+        return {}
+    return {
+        row.finding: {"value": row.recall, "ci": (row.recall_low, row.recall_high), "n": row.n}
+        for row in rows_of(per_finding(frame, resamples, seed))
+    }
+
+
+def per_finding(frame: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Recall and precision of each finding that occurs in the cases.
 
     Returns:
-        Columns `finding`, `n`, `recall`, `recall_low`, `recall_high` (Wilson), `precision` (NaN where never said),
+        Columns `finding`, `n`, `recall`, `recall_low`, `recall_high` (bootstrap over groups, Wilson's
+        where they agree), `precision` (NaN where never said),
         `f1`; the most frequent finding first.
     """
     labels, gold, said = _label_matrices(frame)
@@ -167,7 +183,8 @@ def per_finding(frame: pd.DataFrame) -> pd.DataFrame:
     for column, label in enumerate(labels):
         there, named = gold[:, column], said[:, column]
         hits = int(np.sum(there & named))
-        low, high = mean_interval(named[there], np.asarray(groups_of(frame))[there].tolist()) or (np.nan, np.nan)
+        groups = np.asarray(groups_of(frame))[there].tolist()
+        low, high = mean_interval(named[there], groups, resamples=resamples, seed=seed) or (np.nan, np.nan)
         recall = hits / int(there.sum())
         precision = hits / int(named.sum()) if named.any() else float("nan")
         f1 = 2 * hits / int(there.sum() + named.sum())

@@ -1,4 +1,4 @@
-"""Bubbles and specular reflections, drawn on an image to see whether the answer holds.
+"""Images changed to see whether the answer holds: bubbles and reflections drawn on them, all but the lesion blurred.
 
 The paper reports accuracy lost "under simulated spots (bubbles, reflections)" without a generator;
 this one is ours, seeded, and its only knob is the number of spots.
@@ -6,6 +6,7 @@ this one is ours, seeded, and its only knob is the number of spots.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +20,9 @@ FIELD_LEVEL = 64
 """Pixels with a brighter channel than this belong to the field of view, not to the dark border."""
 FIELD_REACH = 0.45
 """Centres lie in an ellipse of this half-axis over the side: overlays such as text and guide box are in the corners."""
+
+SOFT_EDGE = 0.02
+"""Width over the image's shorter side in which a sharp lesion goes over into the blurred background."""
 
 
 def _centres(image: Image, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
@@ -91,8 +95,7 @@ def spots(image: Image, rng: np.random.Generator, count: int = 12) -> Image:
     Raises:
         ValueError: `image` is not (height, width, 3) uint8, or `count` is negative.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image: found shape {image.shape} of {image.dtype}, wanted (height, width, 3) of uint8")
+    _check(image)
     if count < 0:
         raise ValueError(f"count: found {count}, wanted 0 or more")
     canvas = image.astype(np.float64)
@@ -101,3 +104,42 @@ def spots(image: Image, rng: np.random.Generator, count: int = 12) -> Image:
         draw, (low, high) = (_bubble, BUBBLE_RADIUS) if number % 2 == 0 else (_reflection, REFLECTION_RADIUS)
         draw(canvas, centre, max(1.0, side * rng.uniform(low, high)), rng)
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+
+
+def blur_background(image: Image, mask: NDArray[np.bool_], sigma: float) -> Image:
+    """`image` with all but the lesions blurred; the lesions' pixels are untouched.
+
+    The blur is a Gaussian mean of the background's pixels alone, so that no colour of a lesion leaks out of its mask.
+    Around the mask the blur sets in over `SOFT_EDGE`: a hard edge would be a cue of its own.
+
+    Args:
+        image: (height, width, 3) RGB, uint8; it is not changed.
+        mask: (height, width) bool, the lesions.
+        sigma: of the Gaussian, over the image's shorter side.
+
+    Raises:
+        ValueError: `image` is not (height, width, 3) uint8, `mask` is of another size or empty, or `sigma` is not positive.
+    """
+    _check(image)
+    if mask.shape != image.shape[:2] or mask.dtype != np.bool_ or not mask.any():
+        raise ValueError(
+            f"mask: found shape {mask.shape} of {mask.dtype} with {np.count_nonzero(mask)} pixels set, "
+            f"wanted {image.shape[:2]} of bool with at least one"
+        )
+    if not sigma > 0:
+        raise ValueError(f"sigma: found {sigma}, wanted a positive number")
+    side = min(mask.shape)
+    weight = (~mask).astype(np.float32)
+    stacked = np.dstack([image * weight[..., None], weight])
+    blurred = cv2.GaussianBlur(stacked, (0, 0), sigmaX=sigma * side)
+    background = blurred[..., :3] / np.maximum(blurred[..., 3:], 1e-6)
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    sharp = np.clip(1 - distance / max(1.0, SOFT_EDGE * side), 0, 1)[..., None]
+    result = np.clip(np.rint(sharp * image + (1 - sharp) * background), 0, 255).astype(np.uint8)
+    result[mask] = image[mask]
+    return result
+
+
+def _check(image: NDArray[np.uint8]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image: found shape {image.shape} of {image.dtype}, wanted (height, width, 3) of uint8")

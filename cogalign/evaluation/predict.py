@@ -28,7 +28,9 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of a frame of predictions.
 
-`kind` is `factual`, an intervention (`removal`, `control`, `transplant`, `background`), `removal_of_one` or `spots`;
+`kind` is `factual`, an intervention (`removal`, `control`, `transplant`, `background`), `removal_of_one`, `spots` or
+`background_blur`; of an audit set's pairs it bears the set's name, as `unseen_fill/removal` (`cogalign.evaluation.audit_sets`),
+and ids are unique within a kind only. `counterfactual_of` is the unedited case, asked once as `factual` for all sets.
 `group` is the unit that is resampled; `findings` is the truth and `diagnosis` what was said, both lists of ids; `unknown` holds
 diagnoses that no finding is named; `location_correct` may be None (nobody knows where it is); `cognition` is the share
 of the case's keywords in the completion, NaN where it has none; `format`: three headings and a diagnosis.

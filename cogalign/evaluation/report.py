@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cogalign import __version__
 from cogalign.cognition.taxonomy import FINDINGS, name_of
 from cogalign.data.caseset import METADATA, read_case_set
-from cogalign.evaluation.audit import LOWER_IS_BETTER, RATES
+from cogalign.evaluation.audit_section import RATE_NAMES, audit_section
+from cogalign.evaluation.cells import Values, percent, with_interval
 from cogalign.evaluation.gallery import Pair, gallery
 from cogalign.evaluation.metrics import confusion, per_finding, with_findings
 from cogalign.evaluation.plots import CURVES, accuracy_plot, interval_plot, reward_plot
@@ -39,30 +40,8 @@ QUESTION_METRICS = {
     "question_f1": "Open, F1 of words",
 }
 """Metrics of the table of questions, and their headings."""
-RATE_NAMES = {
-    "removal_normal_rate": "Lesion removed → says normal",
-    "control_keep_rate": "Same edit off the lesion → diagnosis kept",
-    "transplant_keep_rate": "New background → diagnosis follows the lesion",
-    "background_flip_rate": "Background cue changed → diagnosis changes",
-}
-"""Rates of the audit, and how the report calls them."""
 TESTS = {"mcnemar_exact": "McNemar, exact", "sign_flip_permutation": "sign flips of groups"}
 """Tests of the paired comparison, and how the report calls them."""
-
-Values = tuple[float | None, tuple[float, float] | None]
-
-
-def percent(value: float | None) -> str:
-    """A share as text, one decimal; a dash for None."""
-    return "–" if value is None else f"{100 * value:.1f}%"
-
-
-def with_interval(value: float | None, interval: Any, scale: float = 100.0, unit: str = "%") -> str:
-    """A value and below it its interval, e.g. `91.0%` and `87.2 – 94.1`; a dash for None."""
-    if value is None:
-        return "–"
-    text = f"{scale * value:.1f}{unit}"
-    return f"{text}\n{scale * interval[0]:.1f} – {scale * interval[1]:.1f}" if interval else text
 
 
 def p_text(value: float) -> str:
@@ -170,31 +149,6 @@ def questions_section(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"rows": rows, "headings": list(QUESTION_METRICS.values()), "categories": categories} if rows else None
 
 
-def audit_section(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Plot and table of `audit/metrics.json`."""
-    models = metrics["models"]
-    lines: dict[str, dict[str, Values]] = {
-        label.replace("→ ", "→\n") + (" (lower is better)" if name in LOWER_IS_BETTER else ""): {
-            role: (values.get(name), values.get(f"{name}_ci")) for role, values in models.items()
-        }
-        for name, label in RATE_NAMES.items()
-    }
-    lines["Causal score\n(mean of the four)"] = {
-        role: (values.get("causal_score"), values.get("causal_score_ci")) for role, values in models.items()
-    }
-    rows = []
-    for role, values in models.items():
-        cells = [
-            f"{with_interval(values[name], values[f'{name}_ci'])}\nn = {values[f'{name}_n']}" for name in RATES.values()
-        ]
-        given = values.get("removal_normal_rate_given_correct")
-        cells.insert(1, f"{percent(given)}\nn = {values.get('removal_normal_rate_given_correct_n', 0)}")
-        drop = with_interval(values["spot_drop"], values["spot_drop_ci"], scale=1, unit=" points")
-        rows.append([role, *cells, f"{drop}\nn = {values['spot_drop_n']}",
-                     with_interval(values["causal_score"], values["causal_score_ci"])])  # fmt: skip
-    return {"plot": interval_plot(lines), "rows": rows}
-
-
 def findings_section(predictions: pd.DataFrame, split: str) -> dict[str, Any]:
     """Recall of each finding by model and, for the last model, what was said of what, on one split."""
     frame = predictions[predictions["split"] == split]
@@ -250,7 +204,9 @@ def _gallery(context: StageContext) -> list[Pair]:
     folders = (context.case_set_dir, context.counterfactual_dir)
     if not predictions.exists() or not all((folder / METADATA).exists() for folder in folders):
         return []
-    return gallery(read_frame(predictions), read_case_set(folders[0]), read_case_set(folders[1]))
+    sets = {item.name: Path(item.pairs) for item in context.recipe.audit.sets}
+    there = {name: read_case_set(folder) for name, folder in sets.items() if (folder / METADATA).exists()}
+    return gallery(read_frame(predictions), read_case_set(folders[0]), read_case_set(folders[1]), sets=there)
 
 
 def render(context: StageContext) -> str:

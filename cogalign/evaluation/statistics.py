@@ -207,6 +207,8 @@ def compare_paired(
 
 
 def _sign_flip(sums: Floats, seed: int) -> float:
+    if len(sums) < 2:  # one group alone: its difference is as likely with either sign
+        return 1.0
     result = stats.permutation_test(
         (sums,), lambda x, axis=-1: np.sum(x, axis=axis), permutation_type="samples", vectorized=True,
         n_resamples=9999, batch=max(1, BATCH_NUMBERS // len(sums)), rng=np.random.default_rng(seed),

@@ -128,3 +128,27 @@ def test_confusion_counts_what_was_said_of_cases_with_one_finding() -> None:
     assert counts.loc["polyp", "polyp"] == 1 and counts.loc["polyp", "varices"] == 1
     assert counts.loc["ulcer", metrics.SEVERAL] == 1 and counts.loc["ulcer", metrics.UNKNOWN] == 1
     assert counts.to_numpy().sum() == 4
+
+
+def test_recall_counts_each_finding_among_its_own_cases() -> None:
+    rows = [(["polyp"], ["polyp"]), (["polyp"], ["ulcer"]), (["polyp", "ulcer"], ["polyp"]), (["normal"], ["normal"])]
+    recall = metrics.summarize(frame(rows), resamples=50)["recall"]
+    assert {name: (one["value"], one["n"]) for name, one in recall.items()} == {
+        "polyp": (2 / 3, 3), "normal": (1.0, 1), "ulcer": (0.0, 1)
+    }  # fmt: skip
+    assert next(iter(recall)) == "polyp" and all(
+        one["ci"][0] <= one["value"] <= one["ci"][1] for one in recall.values()
+    )
+
+
+def test_recall_is_resampled_by_group() -> None:
+    rows = [(["polyp"], ["polyp"] if index < 20 else []) for index in range(40)]
+    alone = metrics.recall_by_finding(frame(rows))["polyp"]["ci"]
+    grouped = metrics.recall_by_finding(frame(rows, [str(index // 10) for index in range(40)]))["polyp"]["ci"]
+    assert grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
+
+
+def test_recall_leaves_out_question_cases_and_is_empty_without_cases() -> None:
+    table = frame([(["polyp"], ["polyp"]), ([], ["polyp"])])
+    assert metrics.summarize(table, resamples=50)["recall"]["polyp"]["n"] == 1
+    assert metrics.summarize(table[1:], resamples=50)["recall"] == {}

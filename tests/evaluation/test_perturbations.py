@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogalign.evaluation.perturbations import spots
+from cogalign.evaluation.perturbations import blur_background, spots
 
 
 def mucosa(height: int = 96, width: int = 96) -> np.ndarray:
@@ -62,3 +62,62 @@ def test_other_arrays_are_refused_with_what_was_found(image: np.ndarray) -> None
 def test_a_negative_count_is_refused() -> None:
     with pytest.raises(ValueError, match="found -1"):
         spots(mucosa(), np.random.default_rng(0), -1)
+
+
+def noisy(height: int = 96, width: int = 128, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def disc(height: int = 96, width: int = 128, radius: int = 15) -> np.ndarray:
+    y, x = np.ogrid[:height, :width]
+    return (y - 40) ** 2 + (x - 50) ** 2 <= radius**2
+
+
+def test_a_blurred_background_leaves_the_lesion_and_the_input_untouched() -> None:
+    image, mask = noisy(), disc()
+    blurred = blur_background(image, mask, 0.1)
+    assert np.array_equal(blurred[mask], image[mask]) and np.array_equal(image, noisy())
+    far = ~disc(radius=20)
+    assert blurred[far].std() < 0.2 * image[far].std()
+
+
+def test_a_larger_sigma_leaves_less_of_the_background() -> None:
+    far = ~disc(radius=20)
+    left = [blur_background(noisy(), disc(), sigma)[far].std() for sigma in (0.01, 0.05, 0.2)]
+    assert left == sorted(left, reverse=True) and left[-1] > 0
+
+
+def test_no_colour_of_the_lesion_leaks_into_the_background() -> None:
+    image, mask = np.full((96, 128, 3), (190, 90, 80), np.uint8), disc()
+    image[mask] = (0, 255, 0)
+    assert np.array_equal(blur_background(image, mask, 0.2), image)
+
+
+def test_the_blur_sets_in_softly_around_the_lesion() -> None:
+    image, mask = np.tile(np.array([[[0], [255]]], np.uint8), (1, 200, 3)).reshape(1, -1, 3), None
+    image = np.repeat(image, 400, axis=0)  # stripes of one pixel
+    mask = np.zeros(image.shape[:2], bool)
+    mask[100:300, 100:300] = True
+    contrast = np.ptp(blur_background(image, mask, 0.05).astype(int)[300:310, 150:250], axis=1)[:, 0]
+    assert contrast[0] > 200 and contrast[-1] < 20 and np.all(np.diff(contrast) <= 0)
+    assert len(set(contrast.tolist())) > 5
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.floats(1e-3, 2), st.integers(0, 2**16))
+def test_any_size_and_mask_can_be_blurred(height: int, width: int, sigma: float, seed: int) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < 0.3
+    mask.flat[0] = True
+    image = noisy(height, width, seed)
+    blurred = blur_background(image, mask, sigma)
+    assert blurred.shape == image.shape and blurred.dtype == np.uint8 and np.array_equal(blurred[mask], image[mask])
+
+
+@pytest.mark.parametrize(
+    ("mask", "sigma", "words"),
+    [(np.zeros((96, 128), bool), 0.1, "with 0 pixels set"), (disc(90), 0.1, r"shape \(90, 128\)"),
+     (disc().astype(np.uint8), 0.1, "of uint8"), (disc(), 0.0, "sigma: found 0.0")],
+)  # fmt: skip
+def test_a_blur_without_a_lesion_or_of_no_width_is_refused(mask: np.ndarray, sigma: float, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        blur_background(noisy(), mask, sigma)

@@ -3,10 +3,13 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from cogalign.data.caseset import CaseSetWriter, read_case_set
 from cogalign.evaluation import audit_stage, stage
 from cogalign.evaluation.report import RATE_NAMES, read_curves, write_report
+from cogalign.recipe import AuditSet, AuditSettings
 from cogalign.training.context import StageContext
 
 Make = Callable[..., StageContext]
@@ -54,6 +57,30 @@ def test_the_report_of_a_whole_run_needs_no_other_file(make_context: Make, asked
     # Eight pairs of five pictures, and plots of accuracy, audit, rewards and of the findings of two splits.
     assert len(page.images) == 8 * 5 + 5
     assert text.count('class="right"') > 40 and text.count('class="wrong"') > 40
+
+
+def test_the_report_shows_other_audit_sets_and_the_blurred_background(
+    make_context: Make, painted: Path, asked: list[str], tmp_path: Path
+) -> None:
+    # Removals of another shade: the other pictures of that set would be those of the run.
+    pairs = read_case_set(painted / "counterfactual")
+    with CaseSetWriter(tmp_path / "dark") as writer:
+        for case in pairs.cases:
+            if case.intervention in ("removal", "control"):
+                pixels = np.asarray(pairs.image(case))
+                writer.add(case, pixels // 2 if case.intervention == "removal" else pixels)
+    settings = AuditSettings(
+        batch_size=8, bootstrap=50, background_blur=0.3, sets=[AuditSet("unseen_fill", str(tmp_path / "dark"))]
+    )
+    context = make_context("audit", audit=settings)
+    audit_stage.run(context)
+    page, text = page_of(context.run_dir / "report.html")
+    assert "Audit set unseen_fill" in text and "All but the lesion blurred → diagnosis kept" in text
+    assert "Lesion removed (unseen_fill)" in text and "operator off the lesion (unseen_fill)" not in text
+    # Eight pairs of five pictures and one of the set; plots of the audit, of the set and of the rewards.
+    assert len(page.images) == 8 * 6 + 3
+    rows = text.split("Audit set unseen_fill")[1].split("<tbody>")[1].split("</tbody>")[0]
+    assert rows.count('<th scope="row">') == 3 and rows.count("<td>–</td>") == 3 * 3
 
 
 def test_a_report_before_any_stage_says_what_has_not_run(make_context: Make) -> None:

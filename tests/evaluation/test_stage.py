@@ -30,6 +30,12 @@ def test_models_are_judged_on_every_split(make_context: Make, asked: list[str]) 
     assert models["aligned"]["test_shifted"]["accuracy"] == 1
     assert models["aligned"]["test_shifted"]["accuracy_ci"][0] < 1
     assert models["aligned"]["test"]["n"] == 30 and models["aligned"]["test"]["n_groups"] == 15
+    assert models["aligned"]["test"]["recall"]["bleeding"] == {
+        "value": 1.0,
+        "ci": [pytest.approx(0.56, abs=0.1), 1.0],
+        "n": 6,
+    }
+    assert models["sft"]["test_shifted"]["recall"]["bleeding"]["value"] == 0
     shifted = result["comparisons"]["aligned_vs_sft"]["test_shifted"]
     assert shifted["only_second"] > 20 and shifted["p_value"] < 1e-3
     assert json.loads((context.folder / "metrics.json").read_text()) == result
