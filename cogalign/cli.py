@@ -13,8 +13,10 @@ from cogalign import __version__
 from cogalign.cli_cluster import cancel, status, submit
 from cogalign.cli_data import COMMANDS as DATA_COMMANDS
 from cogalign.cli_data import EXIT_ERROR, Parser, UsageError, data
+from cogalign.cli_models import models
 from cogalign.cli_recipe import given
 from cogalign.cli_review import review
+from cogalign.cli_study import study
 
 EXIT_USAGE = 2
 RECIPE_COMMANDS = {
@@ -30,10 +32,12 @@ RECIPE_COMMANDS = {
 }
 OTHER_COMMANDS = {
     "data": f"case sets: {', '.join(DATA_COMMANDS)}",
+    "models": "checkpoints put together from packages: models assemble smol",
     "review": "masks, reports and verdicts to experts and back: review export, review import",
     "predict": "what a model says about images",
     "fills": "which fill gives itself away: all fills on a recipe's own images, measured and drawn",
     "benchmark": "time, memory and distance to the floor of a recipe's GRPO step",
+    "study": "several ways to train, with several seeds, and how they compare",
     "submit": "the stages of a recipe as jobs of a SLURM cluster",
     "status": "stages and jobs of a run: how far they are, what is wrong",
     "cancel": "take a run's jobs out of the queue; what they saved is kept",
@@ -63,9 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as stopped:
         reason = f" ({stopped})" if str(stopped) else ""
         code = exit_code(stopped)
-        again = "; the job goes back into the queue" if code == 0 else "; the next `cogalign run` goes on"
-        print(f"cogalign: stopped{reason}{again if arguments[:1] and arguments[0] in RECIPE_COMMANDS else ''}",
-              file=sys.stderr)  # fmt: skip
+        command = next(iter(arguments), "")
+        same = {"study": "study", **dict.fromkeys(RECIPE_COMMANDS, "run")}.get(command)
+        again = "; the job goes back into the queue" if code == 0 else f"; the next `cogalign {same}` goes on"
+        print(f"cogalign: stopped{reason}{again if same else ''}", file=sys.stderr)
         return code
     except BrokenPipeError:
         return EXIT_ERROR
@@ -87,8 +92,8 @@ def _dispatch(arguments: list[str]) -> int:
     if command in RECIPE_COMMANDS:
         return _recipe_command(command, rest)
     if command in OTHER_COMMANDS:
-        actions = {"data": data, "review": review, "predict": _predict, "fills": _fills, "benchmark": _benchmark,
-                   "submit": submit, "status": status, "cancel": cancel}  # fmt: skip
+        actions = {"data": data, "review": review, "models": models, "predict": _predict, "fills": _fills,
+                   "benchmark": _benchmark, "study": study, "submit": submit, "status": status, "cancel": cancel}  # fmt: skip
         return actions[command](rest)
     from cogalign.recipe_file import nearest_key
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from cogalign.model_card import render_card
 from cogalign.models.load import load_model, resolve_name
 from cogalign.models.patches import embed_patches_by_convolution
+from cogalign.models.whole_parts import as_base, trained_whole
 from cogalign.recipe import ModelSettings
 from cogalign.training.atomic import readable
 from cogalign.training.context import StageContext
@@ -87,19 +88,38 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 def merged(model: Any, dtype: str = "auto") -> Any:
-    """The model with its PEFT adapter, if it has one, merged into the weights; then cast to `dtype`, in eval mode.
+    """The model with its PEFT adapter, if it has one, merged into the weights; all of type `dtype`, in eval mode.
+
+    Weights that become wider do so before the adapter is added, so that no sum is rounded to the shorter type. A trained
+    projector, which is float32 in memory, gets the type of all others.
 
     Raises:
         ValueError: the adapter's weights are not finite (PEFT's safe merge).
     """
     if isinstance(model, PeftModel):
+        own = model.get_base_model().get_input_embeddings().weight.dtype
+        wanted = own if dtype == "auto" else getattr(torch, dtype)
+        if wanted.itemsize > own.itemsize:
+            cast_weights(model, wanted)
+        parts = trained_whole(model)
         model = model.merge_and_unload(safe_merge=True)
+        as_base(parts, wanted)
     if dtype != "auto":
-        # Not `model.to`: it would round the rotary frequencies too, which are no weights and which a fresh load computes
-        # in float32.
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(getattr(torch, dtype))
+        cast_weights(model, getattr(torch, dtype))
     return model.eval()
+
+
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Bring all weights, and what else is saved with them (statistics of batch norms), to one type, in place.
+
+    Not `model.to`: it would round the rotary frequencies too, which are not saved and which a fresh load computes in
+    float32.
+    """
+    for part in model.modules():
+        saved = [values for name, values in part._buffers.items() if name not in part._non_persistent_buffers_set]
+        for values in (*part._parameters.values(), *saved):
+            if values is not None and values.is_floating_point():
+                values.data = values.data.to(dtype)
 
 
 def set_generation_defaults(model: Any, tokenizer: Any) -> None:

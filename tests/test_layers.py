@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cogalign"
 
-CLIS = ("cli", "cli_recipe", "cli_data", "cli_review", "cli_cluster")
+CLIS = ("cli", "cli_recipe", "cli_data", "cli_review", "cli_cluster", "cli_models", "cli_study")
 RECIPES = ("recipe", "recipe_counterfactual", "recipe_grpo", "recipe_segmenter", "recipe_checks", "recipe_file")
 PIPELINE = ("pipeline", "pipeline_digest", "pipeline_locks", "pipeline_phases", "pipeline_ranks")
 FLOORS = (
@@ -19,7 +19,7 @@ FLOORS = (
     ("sft", "segmenter", "counterfactual", "grpo"),
     ("evaluation", "reasoning"),
     PIPELINE,
-    ("cluster",),
+    ("cluster", "study"),
     CLIS,
     ("__main__",),
 )

@@ -144,7 +144,7 @@ def sample(
     Each distinct prompt runs once; finished completions leave the batch while the rest go on.
 
     Args:
-        loaded: the model; its mode (train or eval) is put to eval while sampling.
+        loaded: the model; all of it is put to eval while sampling.
         prompt: tensors of `encode_prompts` on the model's device.
         settings: how tokens are drawn.
         generator: source of randomness on the model's device.
@@ -153,13 +153,14 @@ def sample(
         share: which prompts of a larger set the P prompts are: each gets the completions that it would get if the
             whole set were sampled at once; None: they are the set.
     """
-    family, core, was_training = loaded.family, loaded.core, loaded.model.training
+    family, core = loaded.family, loaded.core
     if place is None:
         place = torch.arange(len(prompt["input_ids"]), device=loaded.device)
     uniforms = None
     if settings.temperature > 0:
         whole = Share.of_all(len(place)) if share is None else share
         uniforms = Uniforms(generator, loaded.device, whole, settings.num_generations)
+    training = [part for part in loaded.model.modules() if part.training]  # a frozen encoder is not among them
     loaded.model.eval()
     try:
         if not family.shares_prompts(core):
@@ -169,7 +170,8 @@ def sample(
             begun = prefill(family, loaded.model, prompt) if start is None else start.detach()
             return _sample(loaded, begun, place, settings, uniforms)
     finally:
-        loaded.model.train(was_training)
+        for part in training:
+            part.training = True
 
 
 def _sample(

@@ -21,6 +21,7 @@ import torch
 
 from cogalign.models.adapt import POLICY
 from cogalign.models.load import LoadedModel
+from cogalign.models.whole_parts import trained_whole
 from cogalign.recipe_grpo import VllmSettings
 from cogalign.training.heartbeat import beat
 
@@ -80,11 +81,16 @@ def base_model(loaded: LoadedModel, folder: Path) -> str:
 
 
 def require_adapter(loaded: LoadedModel) -> None:
-    """Refuse a model whose full weights are trained: only an adapter can be given to a running server.
+    """Refuse a model of which more than low-rank matrices is trained: a running server can be given nothing else.
 
     Raises:
-        ValueError: the model has no adapter.
+        ValueError: the model has no adapter, or one with a projector of its own.
     """
+    if trained_whole(loaded.model):
+        raise ValueError(
+            "grpo.sampler: found vllm with an adapter that holds a trained projector (sft.freeze_projector: false), "
+            "wanted hf; the server's base model has another projector, and vLLM takes low-rank matrices only"
+        )
     if not hasattr(loaded.model, "peft_config"):
         raise ValueError(
             "grpo.sampler: found vllm with a model that is trained with full weights, wanted hf; "

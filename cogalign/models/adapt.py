@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cogalign.models.load import LoadedModel
+from cogalign.models.whole_parts import copy_whole, make_wide, trained_whole
 from cogalign.recipe import LoraSettings
 from cogalign.training.full_state import full_state
 from cogalign.training.ranks import by_first
@@ -24,22 +25,41 @@ from cogalign.training.ranks import by_first
 POLICY, REFERENCE = "default", "reference"
 
 
-def add_lora(loaded: LoadedModel, lora: LoraSettings, seed: int) -> LoadedModel:
-    """The model with a fresh adapter on all linear layers of its language model; all else is frozen."""
+def add_lora(loaded: LoadedModel, lora: LoraSettings, seed: int, freeze_projector: bool = True) -> LoadedModel:
+    """The model with a fresh adapter on all linear layers of its language model; all else is frozen.
+
+    A projector that is not frozen is trained whole beside it, in float32, and saved with it (PEFT's `modules_to_save`).
+
+    Raises:
+        ValueError: the projector is to be trained, and the model has none by the family's names.
+    """
     from peft import LoraConfig, get_peft_model
 
+    projector = [] if freeze_projector else loaded.family.projector_paths(loaded.model)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=loaded.family.lora_targets(loaded.model),
+        modules_to_save=projector or None,
         bias="none",
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         loaded.model = get_peft_model(loaded.model, config, autocast_adapter_dtype=True)
+    make_wide(loaded.model)
     return loaded
+
+
+def keep_frozen_in_eval(loaded: LoadedModel, freeze_vision: bool) -> None:
+    """Training mode, but for a vision encoder that is not trained: else its batch norm would drift."""
+    loaded.model.train()
+    if not freeze_vision:
+        return
+    for name, part in loaded.core.named_modules():
+        if loaded.family.is_vision(name):
+            part.eval()
 
 
 def train_all(loaded: LoadedModel, freeze_vision: bool, freeze_projector: bool) -> LoadedModel:
@@ -53,10 +73,17 @@ def train_all(loaded: LoadedModel, freeze_vision: bool, freeze_projector: bool) 
     return loaded
 
 
-def set_trainable(loaded: LoadedModel) -> None:
-    """Make the policy adapter of an opened checkpoint trainable, and nothing else."""
+def set_trainable(loaded: LoadedModel, freeze_projector: bool = True) -> None:
+    """Make the policy adapter of an opened checkpoint trainable, and nothing else.
+
+    Args:
+        loaded: the model, with its adapter.
+        freeze_projector: keep a projector that the adapter holds as it is.
+    """
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(f".{POLICY}." in name and "lora_" in name)
+    for part in trained_whole(loaded.model):
+        part.requires_grad_(not freeze_projector)
 
 
 class Reference:
@@ -71,10 +98,11 @@ class Reference:
         self._copy: nn.Module | None = None
         if hasattr(loaded.model, "peft_config"):
             model = loaded.model
+            self._trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
             model.add_adapter(REFERENCE, copy.deepcopy(model.peft_config[POLICY]))
+            copy_whole(model, POLICY, REFERENCE)
             _copy_adapter(model)
-            model.set_adapter(POLICY)
-            set_trainable(loaded)
+            self._back()
         else:
             self._copy = copy.deepcopy(loaded.model).eval().requires_grad_(False)
 
@@ -96,8 +124,14 @@ class Reference:
             try:
                 yield model
             finally:
-                model.base_model.set_adapter(POLICY)
-                set_trainable(self._loaded)
+                self._back()
+
+    def _back(self) -> None:
+        """Put the policy back, with what is trained of it: PEFT makes trainable what it switches to."""
+        model = self._loaded.model
+        model.base_model.set_adapter(POLICY)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self._trained)
 
 
 def _follow(copied: nn.Module, model: nn.Module) -> None:
@@ -132,7 +166,7 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> Path:
     """
     is_adapter = hasattr(loaded.model, "peft_config")
     final = folder / ("adapter" if is_adapter else "model")
-    weights = full_state(loaded.model, "lora_" if is_adapter else "")
+    weights = full_state(loaded.model, ("lora_", ".modules_to_save.") if is_adapter else ())
     by_first(lambda: _write(loaded, weights, final, is_adapter))
     return final
 

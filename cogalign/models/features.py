@@ -41,6 +41,8 @@ class ImageFeatures:
     _kept: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
     _seen: dict[int, tuple[list[weakref.ref[Tensor]], list[int], list[int]]] = field(default_factory=dict)
     _kind: Any = None
+    _stacked: bool = False
+    """Whether the encoder gives one tensor for all pieces, and no list."""
 
     def get(self, family: Family, core: Any, encoder: Encoder, images: Inputs, others: dict[str, Any]) -> Any:
         """The model's own output for `images`, of which only the missing pieces are computed, in one call.
@@ -63,7 +65,8 @@ class ImageFeatures:
         if missing:
             self._encode(family, encoder, missing, others)
         pooled, *deeper = zip(*(self._kept[place] for place in places), strict=True)
-        found = {"pooler_output": list(pooled)}
+        whole = torch.stack(pooled) if self._stacked else list(pooled)
+        found = {"last_hidden_state": None, "pooler_output": whole}  # the first has no default in every class
         return self._kind(**found, **({"deepstack_features": [list(layer) for layer in deeper]} if deeper else {}))
 
     def _places(self, family: Family, core: Any, images: Inputs) -> list[int]:
@@ -92,7 +95,7 @@ class ImageFeatures:
             )
         features = list(zip(*layers, strict=True))
         self._kept |= {place: features[order.index(i)] for i, place in enumerate(places)}
-        self._kind = type(out)
+        self._kind, self._stacked = type(out), isinstance(out.pooler_output, Tensor)
         self.images_encoded += len(pieces)
 
 

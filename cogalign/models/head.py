@@ -12,6 +12,9 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_NUMBERS, LEAST_TOKENS = 2**20, {"cpu": 128, "cuda": 1024}
 """Logits that exist at once (4 MiB in float32), but never fewer than those of so many tokens."""
 
+NEVER = -1e30
+"""The logit of a token that is never sampled, where -inf would cost a pass; its probability is 0, too."""
+
 Head = Callable[[Tensor], Tensor]
 
 
@@ -65,18 +68,21 @@ class _Chunk:
     def logps(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Log-probabilities [K] of tokens `ids` [K] from `hidden` [K, hidden]."""
         logits = self.head(hidden)
+        # as good as -inf, and a number: the entropy needs one pass over the logits less
+        out = NEVER if logits.dtype == torch.bfloat16 else float("-inf")
         if logits.dtype != torch.float64:
             logits = logits.float()
         if len(self.banned) and (logits is hidden or logits._base is not None):
-            logits = logits.index_fill(-1, self.banned, float("-inf"))
+            logits = logits.index_fill(-1, self.banned, out)
         elif len(self.banned):
             # in place, and unknown to autograd: the gradient there is 0 without it
-            logits.detach().index_fill_(-1, self.banned, float("-inf"))
+            logits.detach().index_fill_(-1, self.banned, out)
         if self.temperature != 1:
             logits = logits / self.temperature
         normaliser = logits.detach().logsumexp(-1)
         if self.with_entropy and self.entropy is None:
-            self.entropy = _entropy(logits.detach(), normaliser)
+            entropy = _entropy if out != NEVER else _finite_entropy
+            self.entropy = entropy(logits.detach(), normaliser)
         found: Tensor = _LogProb.apply(logits, ids, normaliser)
         return found
 
@@ -101,3 +107,9 @@ def _entropy(logits: Tensor, normaliser: Tensor) -> Tensor:
     """Entropy [K] in nats. A token that cannot be drawn has probability 0, and 0 * -inf would be NaN."""
     chances = (logits - normaliser[:, None]).exp_()
     return normaliser - torch.linalg.vecdot(chances, logits.clamp(min=-1e30))
+
+
+def _finite_entropy(logits: Tensor, normaliser: Tensor) -> Tensor:
+    """As `_entropy`, of logits that are all numbers, without a product as large as they are."""
+    chances = (logits - normaliser[:, None]).exp_()
+    return normaliser - (chances[:, None] @ logits[:, :, None])[:, 0, 0]

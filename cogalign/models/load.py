@@ -12,6 +12,7 @@ from torch import nn
 
 from cogalign.models.families import Family, family_of
 from cogalign.models.patches import embed_patches_by_matmul
+from cogalign.models.whole_parts import open_wide
 from cogalign.recipe import ModelSettings
 from cogalign.training.errors import first_line
 
@@ -151,7 +152,9 @@ def _open_adapter(model: Any, checkpoint: Path) -> Any:
     if not any((checkpoint / name).is_file() for name in ADAPTER_WEIGHTS):
         raise FileNotFoundError(f"{checkpoint}: found adapter_config.json but no weights, wanted {ADAPTER_WEIGHTS[0]}")
     try:
-        return PeftModel.from_pretrained(model, str(checkpoint))
+        opened = PeftModel.from_pretrained(model, str(checkpoint))
+        open_wide(opened, checkpoint)
+        return opened
     except Exception as error:  # peft, safetensors and json each have errors of their own
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = " ".join(lines[:2])  # torch's first line is only a heading

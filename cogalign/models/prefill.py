@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cogalign.models.causal import short_attention
 from cogalign.models.families import Family
 from cogalign.models.inputs import Inputs, right_padded
 from cogalign.models.load import core_of
@@ -57,7 +58,8 @@ def prefill(family: Family, model: Any, prompt: Inputs) -> Prefill:
     mask = prompt["attention_mask"]
     given = {name: value for name, value in prompt.items() if name != "attention_mask"}
     ends = (torch.arange(len(mask), device=mask.device), mask.sum(1) - 1)
-    with fused_adapter(model), _last_tokens_only(family.text_model(core), ends):
+    text = family.text_model(core)
+    with fused_adapter(model), short_attention(core, text), _last_tokens_only(text, ends):
         out = family.body(core)(**given, position_ids=positions, use_cache=True)
     layers = out.past_key_values.layers if out.past_key_values is not None else ()
     if not any(layer.get_seq_length() for layer in layers):

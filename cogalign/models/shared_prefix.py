@@ -8,7 +8,7 @@ softmax over all keys = the parts, each weighted by its share of the normaliser.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -78,15 +78,23 @@ def shared_prefix_attention(
 
 
 @contextmanager
-def attention_through(text_model: Any) -> Iterator[None]:
-    """Inside the block the layers of `text_model` attend by `shared_prefix_attention`, and no mask is made for them."""
+def attention_through(
+    text_model: Any, name: str = NAME, function: Callable[..., Any] = shared_prefix_attention
+) -> Iterator[None]:
+    """Inside the block the layers of `text_model` attend by a function of ours, and no mask is made for them.
+
+    Args:
+        text_model: the language model.
+        name: under which transformers finds the function.
+        function: an attention function in transformers' form.
+    """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_ATTENTION_FUNCTIONS.register(NAME, shared_prefix_attention)
+    ALL_ATTENTION_FUNCTIONS.register(name, function)
     configs = _configs(text_model)
     before = {key: config._attn_implementation_internal for key, config in configs.items()}
     for config in configs.values():
-        config._attn_implementation_internal = NAME
+        config._attn_implementation_internal = name
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from cogalign.models.load import LoadedModel
 from cogalign.models.merged import fused_adapter
 from cogalign.recipe import SftSettings
 from cogalign.sft.passes import realign
+from cogalign.sft.short import computes_short, short_loss
 from cogalign.training.checkpoint_content import STEP, keep_trainable
 from cogalign.training.finite import FiniteGuard, NonFinite
 from cogalign.training.schedules import warmup_cosine
@@ -77,6 +78,8 @@ class SftModule(LightningModule):
         if self.loaded.core.config._attn_implementation == "sdpa" and padding_is_behind(batch["attention_mask"]):
             del inputs["attention_mask"]  # then torch's causal kernel runs, which leaves half of the scores out
         # only the answers' logits are computed: the vocabulary is the widest part of the model
+        if computes_short(self.loaded):
+            return short_loss(self.loaded, inputs, labels)
         keep = int((labels != -100).any(0).nonzero()[0]) - 1
         with fused_adapter(self.model):
             logits = self.model(**inputs, use_cache=False, logits_to_keep=labels.shape[1] - keep).logits

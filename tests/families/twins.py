@@ -219,6 +219,58 @@ def _llava_onevision() -> tuple[Any, Any]:
     return LlavaOnevisionForConditionalGeneration(config), processor
 
 
+def _fast_vlm() -> tuple[Any, Any]:
+    """FastVLM as smol is put together: a tower of timm with batch norm (4 visual tokens an image), and Llama."""
+    from transformers import (
+        CLIPImageProcessor,
+        FastVlmConfig,
+        FastVlmForConditionalGeneration,
+        LlavaProcessor,
+        TimmWrapperConfig,
+    )
+
+    tokenizer = _tokenizer(["<image>"])
+    config = FastVlmConfig(
+        text_config={"model_type": "llama", **_text(tokenizer)},
+        vision_config=TimmWrapperConfig(
+            architecture="test_efficientnet", do_pooling=False, hidden_size=256, num_labels=1
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    size = {"height": 2 * SIDE, "width": 2 * SIDE}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        tokenizer=tokenizer,
+        patch_size=SIDE,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        image_token="<image>",
+        chat_template=_chat_template("<image>"),
+    )
+    model = FastVlmForConditionalGeneration(config)
+    _normalise(model.model.vision_tower, torch.randn(8, 3, 2 * SIDE, 2 * SIDE))
+    return model, processor
+
+
+@torch.no_grad()
+def _normalise(tower: nn.Module, pixels: Tensor) -> None:
+    """Take the statistics of the batch norms from `pixels` [N, 3, H, W]: else nothing of an image gets through."""
+    norms = [part for part in tower.modules() if isinstance(part, nn.BatchNorm2d)]
+    momenta = [part.momentum for part in norms]
+    for part in norms:
+        part.momentum = 1.0
+    tower.train()
+    tower(pixels)
+    for part, momentum in zip(norms, momenta, strict=True):
+        part.momentum = momentum
+    tower.eval()
+
+
 def _gemma3() -> tuple[Any, Any]:
     """Gemma 3: layers with a sliding window, attention both ways within an image."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
@@ -258,9 +310,10 @@ BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_5_vl": _qwen2_5_vl,
     "smolvlm": _smolvlm,
     "llava_onevision": _llava_onevision,
+    "fast_vlm": _fast_vlm,
     "gemma3": _gemma3,
 }
-ADAPTED = ("qwen3_vl", "qwen2_5_vl", "smolvlm", "llava_onevision")
+ADAPTED = ("qwen3_vl", "qwen2_5_vl", "smolvlm", "llava_onevision", "fast_vlm")
 """Families with an adapter of their own; Gemma 3 stands for those without."""
 NAMES = tuple(BUILDERS)
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from cogalign.generation.vllm_server import require_adapter
 from cogalign.models.adapt import POLICY, REFERENCE, Reference, add_lora, save_checkpoint, set_trainable, train_all
 from cogalign.models.load import LoadedModel, load_model
 from cogalign.models.prompts import Inputs, encode_prompts
-from cogalign.recipe import LoraSettings, ModelSettings
+from cogalign.recipe import LoraSettings, ModelSettings, SftSettings
+from cogalign.sft.module import SftModule
+from cogalign.training.checkpoint_content import keep_trainable
 
 RANDOM = ModelSettings(name="tiny-random", dtype="float32")
 
@@ -147,3 +150,25 @@ def test_full_weights_are_written_in_hub_layout(own_tiny: LoadedModel, prompt: I
     again = encode_prompts(opened.processor, [Image.new("RGB", (100, 60))], ["What?"])
     first = encode_prompts(loaded.processor, [Image.new("RGB", (100, 60))], ["What?"])
     assert all(torch.equal(value, first[name]) for name, value in again.items())
+
+
+def test_an_adapter_with_a_projector_is_refused_where_a_server_samples(own_tiny: LoadedModel) -> None:
+    loaded = add_lora(own_tiny, LoraSettings(r=2), seed=0, freeze_projector=False)
+    with pytest.raises(ValueError, match=r"holds a trained projector \(sft.freeze_projector: false\), wanted hf"):
+        require_adapter(loaded)
+
+
+def test_a_training_checkpoint_holds_the_projector_and_gives_it_back_exactly(own_tiny: LoadedModel) -> None:
+    base = copy.deepcopy(own_tiny.model).bfloat16()
+    one, other = (
+        add_lora(LoadedModel(copy.deepcopy(base), own_tiny.processor, own_tiny.family), LoraSettings(r=2), seed, False)
+        for seed in (0, 1)
+    )
+    shake(one)
+    checkpoint = {"state_dict": SftModule(one, SftSettings()).state_dict()}
+    keep_trainable(checkpoint, SftModule(one, SftSettings()))
+    assert any(".modules_to_save.default." in name for name in checkpoint["state_dict"])
+    SftModule(other, SftSettings()).load_state_dict(checkpoint["state_dict"], strict=False)
+    wanted = {name: p for name, p in one.model.named_parameters() if p.requires_grad}
+    found = dict(other.model.named_parameters())
+    assert all(torch.equal(found[name], values) for name, values in wanted.items())

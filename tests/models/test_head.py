@@ -48,3 +48,17 @@ def test_a_token_that_cannot_be_drawn_has_no_part_in_the_entropy() -> None:
     with torch.no_grad():
         _, entropies = hidden_logps(layer, torch.zeros(2, 4), torch.tensor([0, 1]), torch.arange(2, 9), 1.0, 9)
         assert entropies.isfinite().all() and (entropies <= torch.tensor(2.0).log() + 1e-6).all()
+
+
+def test_in_bfloat16_entropy_and_scores_are_those_of_the_rounded_logits() -> None:
+    torch.manual_seed(2)
+    weight, hidden = torch.randn(300, 16).bfloat16(), torch.randn(70, 16).bfloat16()
+    ids, banned = torch.randint(5, 300, (70,)), torch.tensor([0, 3])
+    logps, entropies = hidden_logps(lambda x: x @ weight.t(), hidden, ids, banned, 0.7, 300)
+    logits = ((hidden @ weight.t()).double() / 0.7).index_fill(1, banned, float("-inf"))
+    torch.testing.assert_close(
+        logps.double(), logits.log_softmax(1).gather(1, ids[:, None])[:, 0], rtol=1e-5, atol=1e-5
+    )
+    allowed = logits[:, [i for i in range(300) if i not in (0, 3)]]
+    wanted = torch.distributions.Categorical(logits=allowed).entropy()
+    torch.testing.assert_close(entropies.double(), wanted, rtol=1e-5, atol=1e-4)

@@ -83,3 +83,46 @@ def test_a_failure_while_weights_are_copied_leaves_no_layer_changed(
     with pytest.raises(MemoryError), sampling_weights(adapted.model, parts(adapted)):
         pass
     assert overridden(adapted) == 0
+
+
+@pytest.fixture
+def short(adapted: LoadedModel) -> LoadedModel:
+    """The base in bfloat16, the adapter in float32."""
+    for name, values in (*adapted.model.named_parameters(), *adapted.model.named_buffers()):
+        if "lora_" not in name and "inv_freq" not in name:
+            values.data = values.data.bfloat16()
+    return adapted
+
+
+def short_logits(loaded: LoadedModel, prompt: Inputs) -> torch.Tensor:
+    logits: torch.Tensor = loaded.model(**prompt).logits.float()
+    return logits
+
+
+@torch.no_grad()
+def test_on_bfloat16_sampling_and_scoring_compute_the_same_bits(short: LoadedModel, prompt: Inputs) -> None:
+    """They read the base's weights in other orders, and add the adapter in the same way."""
+    expected = short_logits(short, prompt)
+    with short.model.disable_adapter():
+        assert (short_logits(short, prompt) - expected).norm() > 0.1 * expected.norm()
+    with fused_adapter(short.model) as fused:
+        scored = short_logits(short, prompt)
+    with sampling_weights(short.model, parts(short)) as copied:
+        sampled = short_logits(short, prompt)
+    assert (fused, copied) == (4 * 7, 4 * 7 + 1) and overridden(short) == 0
+    assert torch.equal(sampled, scored)
+    assert (scored - expected).norm() <= 0.05 * expected.norm()
+    assert torch.equal(short_logits(short, prompt), expected)
+
+
+def test_on_bfloat16_a_fused_adapter_has_the_gradients_of_float32(short: LoadedModel, prompt: Inputs) -> None:
+    trained = {name: p for name, p in short.model.named_parameters() if p.requires_grad}
+    with fused_adapter(short.model):
+        loss = short_logits(short, prompt)[:, -1].log_softmax(-1)[:, 20].sum()
+    found = torch.autograd.grad(loss, list(trained.values()))
+    short.model.float()
+    loss = short_logits(short, prompt)[:, -1].log_softmax(-1)[:, 20].sum()
+    wanted = torch.autograd.grad(loss, list(trained.values()))
+    assert all(gradient.dtype == torch.float32 for gradient in found)
+    a, b = (torch.cat([g.flatten() for g in gradients]) for gradients in (found, wanted))
+    assert (a - b).norm() <= 0.15 * b.norm()

@@ -58,6 +58,21 @@ class Family:
         leaves = {name.rpartition(".")[2] for name, part in root.named_modules() if isinstance(part, nn.Linear)}
         return rf"{re.escape(path)}\..*\.({'|'.join(sorted(leaves))})"
 
+    def projector_paths(self, model: nn.Module) -> list[str]:
+        """Dotted paths of the projector's modules inside `model` (unwrapped, not a PEFT model); of a list its members'.
+
+        Raises:
+            ValueError: there is none by the family's names.
+        """
+        paths = []
+        for path, part in model.named_modules():
+            if path.rpartition(".")[2] in self.projector:
+                is_list = isinstance(part, nn.ModuleList)
+                paths += [f"{path}.{number}" for number in range(len(part))] if is_list else [path]
+        if not paths:
+            raise ValueError(f"{type(model).__name__}: no projector found, looked for {', '.join(self.projector)}")
+        return paths
+
     def is_vision(self, name: str) -> bool:
         """Whether the parameter `name` belongs to the vision encoder (projector not counted)."""
         parts = name.split(".")

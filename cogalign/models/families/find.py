@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from cogalign.models.families.base import Family
+from cogalign.models.families.fast_vlm import FastVlm
 from cogalign.models.families.llava import LlavaOneVision
 from cogalign.models.families.qwen_vl import QwenVL
 from cogalign.models.families.smolvlm import SmolVLM
 
-FAMILIES: tuple[type[Family], ...] = (QwenVL, SmolVLM, LlavaOneVision)
+FAMILIES: tuple[type[Family], ...] = (QwenVL, SmolVLM, LlavaOneVision, FastVlm)
 """All that have a class of their own."""
 
 
