@@ -108,9 +108,8 @@ class MixSettings:
 
     def __post_init__(self) -> None:
         shares = [getattr(self, part) for part in PARTS]
-        _require(
-            min(shares) >= 0 and sum(shares) > 0, "mix", shares, "shares of which one is positive, none negative"
-        )
+        _require(min(shares) >= 0 and sum(shares) > 0, "grpo.mix or sft.mix", shares,
+                 "shares of which one is positive, none negative")  # fmt: skip
 
 
 @dataclass
@@ -123,6 +122,8 @@ class GrpoSettings:
     """Prompts of an optimizer step over all devices (paper: 256 completions / G)."""
     num_generations: int = 8
     """G, completions of a prompt (paper: 8)."""
+    demonstrations: int = 0
+    """How many of the G are the case's own report instead of sampled: a group without a right answer then teaches (paper: none)."""
     micro_batch: int = 32
     """Prompts sampled and scored at once on a device; gradients are accumulated over the rest."""
     steps_per_generation: int = 1
@@ -199,6 +200,10 @@ class GrpoSettings:
                      "steps_per_generation", "reward_workers", "length_target"):  # fmt: skip
             _require(getattr(self, name) >= 1, f"grpo.{name}", getattr(self, name), "at least 1")
         _require(self.num_generations >= 2, "grpo.num_generations", self.num_generations, "at least 2")
+        _require(0 <= self.demonstrations <= self.num_generations - 1, "grpo.demonstrations", self.demonstrations,
+                 f"0 to num_generations - 1 = {self.num_generations - 1}: at least one completion is the policy's")  # fmt: skip
+        _require(not self.demonstrations or self.sampler == "hf", "grpo.demonstrations", self.demonstrations,
+                 "0 with sampler vllm, which gives no log-probability of a report")  # fmt: skip
         _require(0 < self.top_p <= 1, "grpo.top_p", self.top_p, "a share in (0, 1]")
         _require(self.temperature > 0, "grpo.temperature", self.temperature, "a positive number")
         _require(self.top_k >= 0, "grpo.top_k", self.top_k, "0 or more")

@@ -23,6 +23,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 LISTS = {
     "data.phantom": settings.PhantomSettings,
     "data.imports": settings.ImportSettings,
+    "audit.sets": settings.AuditSet,
     "grpo.reward_schedules": settings.RewardSchedule,
     "grpo.custom_rewards": settings.CustomReward,
     "rollout_server": profile.RolloutServer,

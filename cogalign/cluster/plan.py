@@ -81,7 +81,7 @@ def _wanted(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
         names.append(SEGMENTER)
     made_here = recipe.data.phantom is not None or recipe.data.imports is not None
     data = [DATA] if made_here and not _data_is_there(recipe) else []
-    return [*data, *in_order(recipe, names)]
+    return [*data, *in_order(recipe, [name for name in names if name != DATA])]
 
 
 def _data_is_there(recipe: Recipe) -> bool:
@@ -97,16 +97,14 @@ def _dependencies(recipe: Recipe, wanted: Sequence[str]) -> dict[str, tuple[str,
         ValueError: an input of a stage is neither wanted nor finished.
     """
     found: dict[str, tuple[str, ...]] = {}
+    unasked = (DATA, *made_before(recipe))  # a job makes these itself if there is no job for it
     for stage in wanted:
         before = []
         for name in inputs_of(recipe, stage):
             needed, name = not name.endswith("?"), name.rstrip("?")
             if name in wanted:
                 before.append(LAST_JOB.get(name, name))
-            elif needed and name not in (
-                DATA,
-                *made_before(recipe),
-            ):  # a job makes these itself if there is no job for it
+            elif needed and name not in unasked:
                 _require_finished(recipe, stage, name, wanted)
         for job in _jobs_of(recipe, stage):
             found[job] = tuple(before)

@@ -15,7 +15,8 @@ from cogalign.recipe import CounterfactualSettings
 
 CANDIDATES = 4
 """Backgrounds drawn for a transplant; the next one is tried where the lesion does not fit."""
-_TAUGHT = ("train", "validation")
+TAUGHT = ("train", "validation")
+"""Splits that a model is trained and chosen on: no image of another split may be in theirs."""
 Choice = Literal["any", "normal", "other_source"]
 
 
@@ -78,7 +79,7 @@ def background_split(case_set: CaseSet, settings: CounterfactualSettings, split:
     key = f"counterfactual.background_split: found {name!r}"
     if name not in case_set.splits:
         raise ValueError(f"{key}, wanted null or a split of {case_set.root}: {', '.join(case_set.splits)}")
-    if split in _TAUGHT and name != split:
+    if split in TAUGHT and name != split:
         raise ValueError(
             f"{key}, but counterfactual.splits has {split!r}: its transplants are trained on and would hold images of "
             f"{name!r}, wanted null, or counterfactual.splits without {split!r}"

@@ -12,7 +12,7 @@ from cogalign.cognition.templates import remaining_report, removal_report, trans
 from cogalign.counterfactual.interventions import Edited, Move
 from cogalign.counterfactual.plan import Edit, Task
 from cogalign.data.case import Box, Case
-from cogalign.data.sources import BACKGROUND_DATASET, OVERLAYS_DATASET
+from cogalign.data.sources import BACKGROUND_DATASET, OVERLAYS_DATASET, all_licences
 from cogalign.recipe import Fill
 
 
@@ -28,8 +28,8 @@ def counterfactual_case(
 
     Removal: nothing is found any more, the location stays; of one of several findings: the others remain. Control and background: findings, report and keywords
     stay. Transplant: findings and the lesion's sections follow the lesion; organ and location follow the new image; the
-    licences of both images bind, and `attributes.background_dataset` and
-    `background_split` name the second data set and split if they are others.
+    licences of both images bind, and `attributes.background_dataset` and `background_split` name the second data set and
+    split if they are others.
 
     Args:
         task: the source case.
@@ -45,10 +45,10 @@ def counterfactual_case(
     source = task.case
     # The source's own attributes stay with the source: some of them are no longer true here.
     attributes: dict[str, Any] = {"touched_share": round(float(edited.touched.mean()), 5)}
-    lender = next((one.attributes[OVERLAYS_DATASET] for one in (source, background)
-                   if one is not None and OVERLAYS_DATASET in one.attributes), None)  # fmt: skip
-    if lender is not None:
-        attributes[OVERLAYS_DATASET] = lender  # its licence binds here too
+    shown = [one.attributes for one in (source, background) if one is not None and OVERLAYS_DATASET in one.attributes]
+    lenders = list(dict.fromkeys(str(own[OVERLAYS_DATASET]) for own in shown))
+    if lenders:  # their licences bind here too
+        attributes[OVERLAYS_DATASET] = lenders[0] if len(lenders) == 1 else lenders
     if mask_known_by is not None:
         attributes["mask"] = dict(mask_known_by)
     common = replace(
@@ -93,7 +93,7 @@ def counterfactual_case(
             attributes["background_split"] = background.split
         return replace(
             common,
-            licence=_both(source.licence, background.licence),
+            licence=all_licences(source.licence, background.licence),
             organ=background.organ,
             boxes=moved_boxes(source, edited.moves),
             answer=render(report),
@@ -102,11 +102,6 @@ def counterfactual_case(
             attributes=attributes,
         )
     return replace(common, attributes=attributes | {"changed": list(edited.changed)}) if edited.changed else common
-
-
-def _both(one: str, other: str) -> str:
-    """The licence of an image that shows two: one text if they agree, else both, since both bind."""
-    return "; ".join(dict.fromkeys(filter(None, (one, other))))
 
 
 def moved_boxes(source: Case, moves: tuple[Move, ...]) -> tuple[Box, ...]:

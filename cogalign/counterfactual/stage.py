@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cogalign.counterfactual.backgrounds import TAUGHT
 from cogalign.counterfactual.gallery import write_gallery
 from cogalign.counterfactual.locate import segmenter_folder
 from cogalign.counterfactual.located import EXPERT
@@ -17,6 +18,7 @@ from cogalign.counterfactual.quality.stage import grade
 from cogalign.counterfactual.work import make_open, prepare
 from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
+from cogalign.data.splits import LEFT_OUT
 from cogalign.recipe import INTERVENTIONS
 from cogalign.training.context import StageContext
 from cogalign.training.ranks import together
@@ -99,7 +101,7 @@ def check_pairs(pairs: CaseSet, case_set: CaseSet) -> dict[str, Any]:
     """Check pairs that were made before, and count them.
 
     Raises:
-        ValueError: a case is no counterfactual, or not one of a case of this case set.
+        ValueError: a case is no counterfactual, not one of a case of this case set, or in another split than it.
     """
     for case in pairs.cases:
         if case.intervention not in INTERVENTIONS or case.counterfactual_of not in case_set.by_id:
@@ -108,7 +110,19 @@ def check_pairs(pairs: CaseSet, case_set: CaseSet) -> dict[str, Any]:
                 f"counterfactual.pairs: {pairs.root}, case {case.id!r}: found {found}, wanted one of "
                 f"{', '.join(INTERVENTIONS)} of a case in {case_set.root}"
             )
+        _check_split(case, pairs, case_set)
     return {"n": len(pairs.cases), "pairs": str(pairs.root), "counts": _counts(pairs.cases, pairs.splits)}
+
+
+def _check_split(case: Case, pairs: CaseSet, case_set: CaseSet) -> None:
+    """Raise where the case set was split anew since the pairs were made: what judges a model would be trained on."""
+    background = case_set.by_id.get(case.background_of or "") if case.split in TAUGHT else None
+    for shown in (case_set.by_id[str(case.counterfactual_of)], background):
+        if shown is not None and shown.split != case.split != LEFT_OUT:
+            raise ValueError(
+                f"counterfactual.pairs: {pairs.root}, case {case.id!r}: found the split {case.split!r}, but {shown.id!r}, "
+                f"which it shows, is in {shown.split!r} of {case_set.root}; make the pairs anew from this case set"
+            )
 
 
 def _with_reasons(case: Case, reasons: list[str]) -> Case:

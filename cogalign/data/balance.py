@@ -13,9 +13,9 @@ def balanced(cases: Sequence[Case], most: int) -> list[Case]:
     """The cases, and some of them again, so that within each data set the findings are taken about equally often.
 
     Within a data set every set of findings is brought up to the most frequent one, as far as `most` allows. Where the
-    last round is not whole, the cases taken once more are spread evenly over the cases in order. Nothing is drawn, nothing is left
-    out, and data sets are not evened out against each other. A data set with one set of findings stays as it is, and
-    so do question cases, which have no findings.
+    last round is not whole, the cases taken once more are spread evenly over the cases in order. Nothing is drawn,
+    nothing is left out, and data sets are not evened out against each other. A data set with one set of findings stays
+    as it is, and so do question cases, which have no findings.
 
     Args:
         cases: of one split.

@@ -22,7 +22,7 @@ from cogalign.data.overlay_detection import Overlays
 from cogalign.data.overlay_paint import draw_overlays, paint_over
 from cogalign.data.overlays import plain, with_overlays
 from cogalign.data.parallel import each
-from cogalign.data.sources import OVERLAYS_DATASET, read_sources, sources_of, write_sources
+from cogalign.data.sources import OVERLAYS_DATASET, all_licences, read_sources, sources_of, write_sources
 
 Mode = Literal["mask", "randomise"]
 BEFORE, LENT_BY = "overlays_before", "overlays_from"
@@ -189,7 +189,7 @@ def _changed(case: Case, change: Change, now: Overlays, lender: Case | None) -> 
         attributes[LENT_BY] = lender.id
         if lender.dataset != case.dataset:
             attributes[OVERLAYS_DATASET] = lender.dataset
-            licence = "; ".join(dict.fromkeys(filter(None, (licence, lender.licence))))
+            licence = all_licences(licence, lender.licence)
     return replace(case, file_name=change.target, attributes=attributes, licence=licence)
 
 

@@ -108,12 +108,19 @@ BACKGROUND_DATASET = "background_dataset"
 """Key of `Case.attributes`: the data set of a transplant's background, where it is another than `Case.dataset`."""
 
 OVERLAYS_DATASET = "overlays_dataset"
-"""Key of `Case.attributes`: the data set of the image whose overlays were drawn into this one, where it is another."""
+"""Key of `Case.attributes`: the data set of the image whose overlays were drawn into this one, where it is another; a list
+of them where lesion and background of a transplant have overlays of different ones."""
+
+
+def all_licences(*texts: str) -> str:
+    """The licence of an image that shows several: each of theirs once, since all bind."""
+    return "; ".join(dict.fromkeys(part for text in texts for part in text.split("; ") if part))
 
 
 def datasets_of(case: Case) -> tuple[str, ...]:
     """The data sets whose images are in a case's image, its own first: a transplant may show two, drawn overlays one more."""
-    others = (case.attributes.get(key) for key in (BACKGROUND_DATASET, OVERLAYS_DATASET))
+    background, lenders = (case.attributes.get(key) for key in (BACKGROUND_DATASET, OVERLAYS_DATASET))
+    others = (background, *(lenders if isinstance(lenders, list) else (lenders,)))
     return tuple(dict.fromkeys((case.dataset, *(other for other in others if isinstance(other, str)))))
 
 

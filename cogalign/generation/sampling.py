@@ -125,8 +125,10 @@ def end_ids(loaded: LoadedModel) -> list[int]:
 
 
 def banned_ids(loaded: LoadedModel, device: torch.device) -> Tensor:
-    """Tokens that are never sampled: image placeholders."""
-    return torch.tensor(loaded.family.placeholder_ids(loaded.core, loaded.tokenizer), dtype=torch.long, device=device)
+    """Tokens that are never sampled: image placeholders, and rows of the vocabulary that have no text."""
+    family, core, tokenizer = loaded.family, loaded.core, loaded.tokenizer
+    ids = {*family.placeholder_ids(core, tokenizer), *family.textless_ids(core, tokenizer)}
+    return torch.tensor(sorted(ids), dtype=torch.long, device=device)
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 What the two must agree on, and how it is made sure: the prompt's token ids (those that the server reports are
 compared), the size of the images (the server is started with the processor's limits), image placeholders (`bad_words`,
-minus infinity before the softmax; a `logit_bias` ends at -100 and shrinks with the temperature), and the meaning of
-the log-probabilities (`--logprobs-mode processed_logprobs`: after bans, temperature, top-k and top-p).
+minus infinity before the softmax; a `logit_bias` ends at -100 and shrinks with the temperature, and is taken only for
+rows without text, which `bad_words` cannot name), and the meaning of the log-probabilities (`--logprobs-mode
+processed_logprobs`: after bans, temperature, top-k and top-p).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cogalign.generation.sampling import Rollout, SamplingSettings, end_ids
+from cogalign.generation.sampling import Rollout, SamplingSettings, banned_ids, end_ids
 from cogalign.generation.vllm_client import VllmClient
 from cogalign.generation.vllm_server import VllmError, VllmServer, needed_arguments, require_adapter
 from cogalign.models.adapt import save_checkpoint
@@ -35,6 +36,8 @@ from cogalign.training.seeding import derive_seed
 PromptImages = Image.Image | Sequence[Image.Image]
 CONNECTIONS = 64
 """Prompts that are under way at the same time; each is one request for its G completions."""
+LOWEST_BIAS = -100.0
+"""vLLM adds no less to a logit."""
 
 
 def data_url(image: Image.Image) -> str:
@@ -59,6 +62,11 @@ def banned_words(loaded: LoadedModel) -> list[str]:
             raise ValueError(f"placeholder {word!r}: found token ids {found}, wanted [{token}], to ban it in vLLM")
         words.append(word)
     return words
+
+
+def banned_bias(loaded: LoadedModel) -> dict[str, float]:
+    """For each token without text, which `bad_words` cannot name, the lowest bias that vLLM takes."""
+    return {str(token): LOWEST_BIAS for token in loaded.family.textless_ids(loaded.core, loaded.tokenizer)}
 
 
 def request_body(
@@ -137,8 +145,9 @@ class VllmSampler:
         self._folder: Path | None = None
         # unlike any other run's on the same server: vLLM keeps cached prompts by the adapter's name
         self.run, self._version = secrets.token_hex(4) if run is None else run, 0
-        self._banned, self._ends = banned_words(loaded), end_ids(loaded)
-        self._placeholders = set(loaded.family.placeholder_ids(loaded.core, loaded.tokenizer))
+        self._ends = end_ids(loaded)
+        self._never: dict[str, Any] = {"bad_words": banned_words(loaded), "logit_bias": banned_bias(loaded)}
+        self._banned = set(banned_ids(loaded, torch.device("cpu")).tolist())
         self._needed = [shlex.quote(word) for word in needed_arguments(loaded)]
         self.client.require_sampling_distribution(self.base, self._ends[0])
 
@@ -224,7 +233,7 @@ class VllmSampler:
 
     def _body(self, images: PromptImages, question: str, settings: SamplingSettings, seed: int) -> dict[str, Any]:
         body = request_body(self.adapter or self.base, images, question, settings, seed)
-        return body | {"bad_words": self._banned, "stop_token_ids": self._ends}
+        return body | self._never | {"stop_token_ids": self._ends}
 
     def _rollout(self, choices: Sequence[dict[str, Any]], wanted: int) -> Rollout:
         """Tensors of the completions in `choices`."""
@@ -235,8 +244,12 @@ class VllmSampler:
         for completion, values in zip(completions, found, strict=True):
             if len(completion) != len(values):
                 raise VllmError(f"{self.server.url}: {len(completion)} tokens have {len(values)} log-probabilities")
-            if self._placeholders & set(completion):
-                raise VllmError(f"{self.server.url}: an image placeholder was sampled in spite of bad_words")
+            found_banned = self._banned & set(completion)
+            if found_banned:
+                raise VllmError(
+                    f"{self.server.url}: found the token {min(found_banned)} in a completion, in spite of bad_words and "
+                    "logit_bias; it is an image placeholder or has no text"
+                )
         ids, mask = pad_completions(completions, self.loaded.tokenizer.pad_token_id)
         logps = torch.zeros(ids.shape)
         for row, values in enumerate(found):

@@ -10,6 +10,7 @@ import torch
 from cogalign.data.case import Case
 from cogalign.generation.uniforms import Share
 from cogalign.grpo.advantages import zero_spread_share
+from cogalign.grpo.demonstrations import without_demonstrations
 from cogalign.grpo.engine import Engine
 from cogalign.grpo.experience import Draw, Experience, MicroBatch, Origin, Slice
 from cogalign.grpo.importance import ImportanceStats, importance_weights
@@ -188,16 +189,17 @@ class Collector:
         return slices
 
     def _metrics(self, micros: Sequence[MicroBatch], judgement: Judgement) -> dict[str, float]:
-        """Lengths and rewards over the completions of all ranks."""
+        """Lengths and rewards over the policy's own completions on all ranks."""
         lengths = torch.cat([micro.rollout.mask.sum(1) for micro in micros]).cpu()
         finished = torch.cat([micro.rollout.finished for micro in micros]).cpu()
         table = torch.cat([lengths[:, None], finished[:, None], judgement.total[:, None], judgement.single], 1)
         table = self.ranks.gather(table.float().to(self.engine.device)).cpu()
-        grouped = table[:, 2].view(-1, self.settings.num_generations)
+        size, told = self.settings.num_generations, self.settings.demonstrations
+        own = without_demonstrations(table, size, told)
         return {
-            **length_metrics(table[:, 0], table[:, 1] > 0),
-            **reward_metrics(grouped, table[:, 3:], judgement.names, judgement.seconds),
-            "frac_reward_zero_std": zero_spread_share(grouped),
+            **length_metrics(own[:, 0], own[:, 1] > 0),
+            **reward_metrics(own[:, 2].view(-1, size - told), own[:, 3:], judgement.names, judgement.seconds),
+            "frac_reward_zero_std": zero_spread_share(table[:, 2].view(-1, size)),
         }
 
     def _importance(self, micros: Sequence[MicroBatch]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from cogalign.data.case import Case
 from cogalign.data.collator import question_of
 from cogalign.generation.sampling import Rollout, SamplingSettings, sample
 from cogalign.generation.uniforms import Share
+from cogalign.grpo.demonstrations import with_demonstrations
 from cogalign.grpo.experience import Draw, MicroBatch, Prompts
 from cogalign.grpo.scoring import completion_logps
 from cogalign.models.adapt import Reference
@@ -22,7 +23,7 @@ from cogalign.models.inputs import Inputs
 from cogalign.models.load import LoadedModel
 from cogalign.models.pixel_ahead import Ahead
 from cogalign.models.prefill import Prefill, prefill
-from cogalign.models.prompts import distinct_prompts, encode_prompts, to_device
+from cogalign.models.prompts import distinct_prompts, encode_answers, encode_prompts, to_device
 from cogalign.recipe import GrpoSettings
 from cogalign.training.heartbeat import beat
 from cogalign.training.sharding import is_sharded
@@ -67,7 +68,7 @@ class Engine:
         """Gets the images of the next generation ready."""
         self.how = SamplingSettings(
             settings.max_completion_length,
-            settings.num_generations,
+            settings.num_generations - settings.demonstrations,
             settings.temperature,
             settings.top_p,
             settings.top_k,
@@ -104,7 +105,7 @@ class Engine:
         return Prompts(*distinct_prompts(self.loaded.family, self.loaded.core, inputs))
 
     def sample(self, draws: list[Draw], seed: int, keep_start: bool, share: Share | None = None) -> MicroBatch:
-        """G completions for each case.
+        """G completions for each case, `demonstrations` of them its own report.
 
         Args:
             draws: the cases.
@@ -125,7 +126,15 @@ class Engine:
                 prompts.start = prefill(self.loaded.family, self.loaded.model, prompts.inputs)
         generator = torch.Generator(device=self.device).manual_seed(seed)
         rollout = sample(self.loaded, prompts.inputs, self.how, generator, prompts.start, prompts.place, share)
-        return MicroBatch(draws, rollout, prompts)
+        return MicroBatch(draws, self._with_demonstrations(rollout, draws), prompts)
+
+    def _with_demonstrations(self, rollout: Rollout, draws: Sequence[Draw]) -> Rollout:
+        """The completions, and behind those of each case its own report as often as the recipe says."""
+        if not self.settings.demonstrations:
+            return rollout
+        answers = encode_answers(self.loaded.processor, [draw.case.answer for draw in draws])
+        pad = self.loaded.tokenizer.pad_token_id
+        return with_demonstrations(rollout, answers, self.settings.demonstrations, pad)
 
     def _can_keep(self) -> bool:
         """Whether the pass that samples is the pass that trains: shared prompts, no dropout, no sharded weights."""

@@ -91,12 +91,14 @@ def open_cases(context: StageContext) -> PairReader:
 
 
 def prepare_model(context: StageContext) -> LoadedModel:
-    """The SFT model: its adapter trainable, or the weights that stage 1 trained."""
+    """The SFT model: the low-rank matrices of its adapter trainable, or the weights that stage 1 trained."""
     recipe = context.recipe
     loaded = load_model(recipe.model, context.checkpoint("sft"), device="cpu")
     loaded.model.requires_grad_(False)
     if hasattr(loaded.model, "peft_config"):
-        set_trainable(loaded)  # a projector that stage 1 trained stays as it is: images are encoded once a run
+        set_trainable(
+            loaded
+        )  # a projector that stage 1 trained stays as it is: each image is encoded once a generation
     else:
         train_all(loaded, recipe.sft.freeze_vision, recipe.sft.freeze_projector)
     return prepare_blocks(loaded, recipe.trainer, "grpo")

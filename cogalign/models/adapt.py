@@ -74,11 +74,11 @@ def train_all(loaded: LoadedModel, freeze_vision: bool, freeze_projector: bool) 
 
 
 def set_trainable(loaded: LoadedModel, freeze_projector: bool = True) -> None:
-    """Make the policy adapter of an opened checkpoint trainable, and nothing else.
+    """Make the low-rank matrices of an opened checkpoint's adapter trainable, and nothing else unless told so.
 
     Args:
         loaded: the model, with its adapter.
-        freeze_projector: keep a projector that the adapter holds as it is.
+        freeze_projector: keep a projector that the adapter holds as it is, as GRPO does.
     """
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(f".{POLICY}." in name and "lora_" in name)

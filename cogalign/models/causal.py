@@ -23,7 +23,8 @@ NAME = "cogalign_causal"
 def short_attention(core: Any, text_model: Any, mask: Tensor | None = None) -> Iterator[bool]:
     """Inside the block the layers of `text_model` attend by `causal_attention`, if it is worth it.
 
-    It is on a CPU, where a gradient is taken and the weights are bfloat16; else the block changes nothing.
+    It is on a CPU, where a gradient is taken, the weights are bfloat16 and attention has no dropout; else the block
+    changes nothing.
 
     Args:
         core: the transformers model; one that runs on SDPA or the plain products is changed.
@@ -35,6 +36,7 @@ def short_attention(core: Any, text_model: Any, mask: Tensor | None = None) -> I
     """
     weight = next(text_model.parameters())
     worth = weight.device.type == "cpu" and torch.is_grad_enabled() and _dtype(text_model) == torch.bfloat16
+    worth = worth and not getattr(text_model.config, "attention_dropout", 0)
     worth = worth and core.config._attn_implementation in ("sdpa", "eager") and not torch.is_autocast_enabled("cpu")
     if not worth or (mask is not None and bool((mask.diff(dim=1) > 0).any())):
         yield False

@@ -168,9 +168,8 @@ def damage(path: Path) -> str | None:
                 number, f"{os.strerror(number)}: the checkpoint could not be looked at, so nothing is started without it; "
                 "see to it and run the same command again", str(path)
             ) from error  # fmt: skip
-        return (
-            first_line(error).split(". ")[0].rstrip(".")[:120]
-        )  # torch's first sentence; the rest asks for a bug report
+        # torch's first sentence; the rest asks for a bug report
+        return first_line(error).split(". ")[0].rstrip(".")[:120]
 
 
 def _system_error(error: BaseException) -> int | None:

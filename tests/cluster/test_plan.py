@@ -94,6 +94,10 @@ def test_a_checkpoint_and_pairs_made_before_need_no_job(recipe: Recipe) -> None:
     assert jobs(recipe, Profile(), "grpo")["grpo"].after == ("data",)
 
 
+def test_data_may_be_asked_for_by_name(recipe: Recipe) -> None:
+    assert list(jobs(recipe, Profile(), "sft", "data")) == ["data", "sft"]
+
+
 def test_an_input_that_is_neither_submitted_nor_finished_is_named(recipe: Recipe) -> None:
     with pytest.raises(
         ValueError, match=r"grpo needs the results of sft, which has not run in .*give --stages sft,grpo"

@@ -98,6 +98,18 @@ def test_a_transplant_says_of_which_data_set_its_background_is_and_both_licences
     assert datasets_of(unknown) == ("set", "")
 
 
+def test_the_lenders_of_overlays_of_both_images_are_named_and_each_licence_once() -> None:
+    lent = replace(BACKGROUND, attributes={"overlays_dataset": "B"}, licence="licence; of B")
+    assert datasets_of(make("transplant", Edited(IMAGE, TOUCHED), lent)) == ("set", "B")
+    source = replace(SOURCE, attributes={"overlays_dataset": "A"}, licence="licence; of A")
+    edit = Edit("a-1", "000000-1", "transplant", 0)
+    made = counterfactual_case(Task(source, "s.jpg", (edit,)), edit, Edited(IMAGE, TOUCHED), "white", lent)
+    assert datasets_of(made) == ("set", "A", "B") and made.licence == "licence; of A; of B"
+    removed = replace(edit, intervention="removal")
+    alone = counterfactual_case(Task(source, "s.jpg", (removed,)), removed, Edited(IMAGE, TOUCHED), "white", None)
+    assert datasets_of(alone) == ("set", "A")
+
+
 def test_transplant_without_background_is_an_error() -> None:
     with pytest.raises(ValueError, match="needs a background"):
         make("transplant", Edited(IMAGE, TOUCHED))

@@ -16,7 +16,8 @@ from PIL import Image
 from cogalign.cognition.report import parse
 from cogalign.counterfactual import make as make_file
 from cogalign.counterfactual.parts import read_rejected
-from cogalign.counterfactual.stage import run
+from cogalign.counterfactual.stage import check_pairs, run
+from cogalign.data.case import Case
 from cogalign.data.caseset import CaseSet, read_case_set
 from cogalign.data.phantom import write_phantom
 from cogalign.recipe import DataSettings, PhantomSettings, QualitySettings, Recipe
@@ -200,6 +201,21 @@ def test_pairs_that_were_made_before_are_checked_and_counted(data: Path, tmp_pat
     assert not (tmp_path / "two/counterfactual/images").exists()
     with pytest.raises(ValueError, match=r"counterfactual\.pairs: .*wanted one of removal"):
         run(context(data, tmp_path / "two", pairs=str(data)))
+
+
+def test_pairs_of_a_case_set_that_was_split_otherwise_are_refused() -> None:
+    cases = [Case(name, f"{name}.png", ("polyp",), split) for name, split in (("a", "train"), ("b", "test"))]
+    case_set = CaseSet(Path("data"), cases)
+    moved = {"counterfactual_of": "a", "intervention": "transplant", "background_of": "b"}
+    judged = Case("c", "c.png", ("polyp",), "test", **{**moved, "counterfactual_of": "b", "background_of": "a"})
+    assert check_pairs(CaseSet(Path("pairs"), [judged]), case_set)["n"] == 1
+    for split, wanted in (
+        ("test", "'a', which it shows, is in 'train'"),
+        ("train", "'b', which it shows, is in 'test'"),
+    ):
+        taught = Case("c", "c.png", ("polyp",), split, **moved)
+        with pytest.raises(ValueError, match=f"pairs, case 'c': found the split '{split}', but {wanted}"):
+            check_pairs(CaseSet(Path("pairs"), [taught]), case_set)
 
 
 def test_another_setting_replaces_the_old_pairs(data: Path, tmp_path: Path) -> None:

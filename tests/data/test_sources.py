@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -93,6 +94,9 @@ def test_a_transplant_onto_another_data_set_is_of_both_and_the_stricter_licence_
     one = Case("a", "a.png", ("polyp",), "train", dataset="A")
     both = Case("b", "b.png", ("polyp",), "train", dataset="A", attributes={"background_dataset": "B"})
     assert datasets_of(one) == ("A",) and datasets_of(both) == ("A", "B")
+    for lenders, wanted in (("C", ("A", "B", "C")), (["C", "D"], ("A", "B", "C", "D")), (["B", "A"], ("A", "B"))):
+        drawn = replace(both, attributes={**both.attributes, "overlays_dataset": lenders})
+        assert datasets_of(drawn) == wanted
     known = {"A": source("A", "yes", "yes"), "B": source("B", "ask", "no")}
     assert [allows(one, known, use) for use in ("redistribution", "commercial")] == ["yes", "yes"]
     assert [allows(both, known, use) for use in ("redistribution", "commercial")] == ["ask", "no"]

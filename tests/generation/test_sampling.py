@@ -91,6 +91,17 @@ def test_placeholders_are_never_drawn_however_likely(own_tiny: LoadedModel, prom
     assert len(rollout.ids.unique()) > 3
 
 
+def test_rows_without_text_are_never_drawn_however_likely(own_tiny: LoadedModel, prompt: Inputs) -> None:
+    rows = len(own_tiny.tokenizer)
+    own_tiny.core.resize_token_embeddings(rows + 3)
+    own_tiny.core.lm_head.register_forward_hook(
+        lambda _m, _i, out: out.index_fill(-1, torch.arange(rows, rows + 3), 1e4)
+    )
+    for temperature in (0.0, 1.0):
+        rollout = sample(own_tiny, prompt, SamplingSettings(6, 2, temperature), torch.Generator().manual_seed(0))
+        assert int(rollout.ids.max()) < rows and len(rollout.ids.unique()) > 1
+
+
 def test_the_same_seed_draws_the_same_tokens(tiny: LoadedModel, prompt: Inputs) -> None:
     draws = []
     for seed in (1, 1, 2):

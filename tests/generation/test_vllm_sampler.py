@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cogalign.generation.sampling import SamplingSettings
-from cogalign.generation.vllm_sampler import banned_words, compare_prompt, data_url, request_body
+from cogalign.generation.vllm_sampler import banned_bias, banned_words, compare_prompt, data_url, request_body
 from cogalign.generation.vllm_server import image_limits
 from cogalign.models.load import LoadedModel
 
@@ -48,6 +48,13 @@ def test_placeholders_are_banned_as_texts_of_one_token(tiny: LoadedModel) -> Non
     assert {"<|image_pad|>", "<|video_pad|>"} <= set(words)
     found = [tiny.tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
     assert found == [[token] for token in tiny.family.placeholder_ids(tiny.core, tiny.tokenizer)]
+
+
+def test_rows_without_text_get_the_lowest_bias(own_tiny: LoadedModel) -> None:
+    assert banned_bias(own_tiny) == {}
+    rows = len(own_tiny.tokenizer)
+    own_tiny.core.resize_token_embeddings(rows + 2)
+    assert banned_bias(own_tiny) == {str(rows): -100.0, str(rows + 1): -100.0}
 
 
 def test_pixel_limits_are_those_of_families_that_have_them(tiny: LoadedModel) -> None:

@@ -38,6 +38,9 @@ def test_only_bfloat16_with_gradient_and_padding_behind_takes_it(own_tiny: Loade
         with torch.set_grad_enabled(grad), short_attention(core, text, mask) as taken:
             assert taken == (grad and mask is not before)
             assert (text.config._attn_implementation != own) == taken
+    text.config.attention_dropout = 0.1
+    with short_attention(core, text) as taken:
+        assert not taken
     assert text.config._attn_implementation == own
 
 

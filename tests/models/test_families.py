@@ -52,6 +52,15 @@ def test_a_video_placeholder_by_its_older_name_is_one_too() -> None:
     assert Family().placeholder_ids(Other, None) == [7, 9]
 
 
+def test_rows_without_text_are_those_that_pad_the_vocabulary(own_tiny: LoadedModel) -> None:
+    core, tokenizer = own_tiny.core, own_tiny.tokenizer
+    assert own_tiny.family.textless_ids(core, tokenizer) == []
+    first = len(tokenizer)
+    core.resize_token_embeddings(first + 5)
+    assert own_tiny.family.textless_ids(core, tokenizer) == list(range(first, first + 5))
+    assert not set(tokenizer.get_vocab().values()) & set(own_tiny.family.textless_ids(core, tokenizer))
+
+
 @pytest.mark.parametrize(
     ("lengths", "totals", "expected"),
     [

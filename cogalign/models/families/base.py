@@ -97,6 +97,11 @@ class Family:
             {int(v) for v in (getattr(config, name, None) for name in names) if isinstance(v, int) and v >= 0}
         )
 
+    def textless_ids(self, model: Any, tokenizer: Any) -> list[int]:
+        """Ids for which the tokenizer has no text: rows that pad an embedding to a round number. They are never sampled."""
+        rows = int(getattr(model.config.get_text_config(), "vocab_size", 0))
+        return [place for place in range(len(tokenizer), rows) if tokenizer.convert_ids_to_tokens(place) is None]
+
     def body(self, model: Any) -> Any:
         """The model without its LM head: images and text in, hidden states out."""
         return model.model

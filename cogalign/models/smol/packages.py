@@ -9,7 +9,6 @@ from pathlib import Path
 
 HOW = "make setup-smol"
 """What installs all of them in a checkout."""
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -97,11 +96,8 @@ def find(package: Package) -> Found:
 
 def sha256(path: Path) -> str:
     """Checksum of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _licence(distribution: metadata.Distribution, package: Package, again: str) -> str:

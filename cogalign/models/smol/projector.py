@@ -16,10 +16,9 @@ and must not be blown up then."""
 def projector_start(features: Tensor, embeddings: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """Weights of `linear_2(gelu(linear_1(x)))` whose outputs are spread like the language model's own embeddings.
 
-    `linear_1` takes each channel less its mean over its standard deviation (if that is above the
-    average) and mixes them at random; `linear_2` mixes
-    at random, then scale and bias give the outputs the mean vector of the embeddings and the same mean square about it.
-    (In the spirit of Krähenbühl et al. 2016, arXiv:1511.06856.)
+    `linear_1` takes each channel less its mean over its standard deviation (over the mean one, where that is larger) and
+    mixes them at random; `linear_2` mixes at random, then scale and bias give the outputs the mean vector of the embeddings
+    and the same mean square about it. (In the spirit of Krähenbühl et al. 2016, arXiv:1511.06856.)
 
     Args:
         features: [N, C] of the vision tower, a row a visual token.
