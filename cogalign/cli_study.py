@@ -30,19 +30,17 @@ def study(arguments: list[str]) -> int:
         raise
     overrides = parse_overrides(recipe_parser("study", ""), words)
     from cogalign.study.plan import make_plan
-    from cogalign.study.run import listing, run_study, unfinished, write_results
-    from cogalign.training.progress import say
+    from cogalign.study.run import listing, results_of_finished, run_study
 
+    if "--results" in flags and ("--arms" in values or "--seeds" in values):
+        raise UsageError("--results takes all that is finished; leave out --arms and --seeds")
     plan = make_plan(path, Path(values["--out"]) if "--out" in values else None, overrides)
     chosen = _chosen(plan, values)
     if "--dry-run" in flags:
         print(listing(plan, chosen))
         return 0
     if "--results" in flags:
-        missing = unfinished(plan)
-        if missing:
-            say(f"study: not finished with these settings: {', '.join(run.label for run in missing)}")
-        write_results(plan)
+        results_of_finished(plan)
         return 0
     return run_study(plan, chosen)
 
@@ -91,9 +89,9 @@ def _some(option: str, values: dict[str, str], known: list[str]) -> list[str]:
     if option not in values:
         return known
     found = [word for word in values[option].strip("[]").replace(" ", "").split(",") if word]
-    for word in found:
+    for word in found or [""]:
         if word not in known:
             near = nearest_key(word, known)
             hint = f"; did you mean {near}?" if near else ""
             raise UsageError(f"{option}: found {word!r}, wanted some of {', '.join(known)}{hint}")
-    return found or known
+    return found

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 
 BATCH_NUMBERS = 4_000_000
 """At most so many resampled numbers are held in memory at once."""
+FLIPS = 9999
+"""Sign flips of a test, where not all of them can be done."""
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
@@ -190,27 +192,37 @@ def compare_paired(
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.size == 0:
         raise ValueError(f"paired comparison: found {a.size} and {b.size} cases, wanted the same cases, at least one")
-    only_first, only_second = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    only_first, only_second, p_value = mcnemar(a, b)
+    test = "mcnemar_exact"
     differences = b.astype(np.float64) - a.astype(np.float64)
     sums, _ = group_sums(differences, groups)
-    if len(sums) == len(a):
-        test, p_value = "mcnemar_exact", 1.0
-        if only_first + only_second:
-            p_value = float(stats.binomtest(only_second, only_first + only_second).pvalue)
-    else:
-        test = "sign_flip_permutation"
-        changed = sums[sums != 0]
-        p_value = _sign_flip(changed, seed) if len(changed) else 1.0
+    if len(sums) != len(a):
+        test, p_value = "sign_flip_permutation", sign_flip(sums, seed)
     interval = difference_interval(differences, groups, resamples=resamples, confidence=confidence, seed=seed)
     assert interval is not None  # there is at least one case
     return PairedComparison(float(differences.mean()), interval, only_first, only_second, p_value, test, int(a.size))
 
 
-def _sign_flip(sums: Floats, seed: int) -> float:
-    if len(sums) < 2:  # one group alone: its difference is as likely with either sign
+def mcnemar(first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
+    """McNemar's exact test of two models on the same cases: cases that only the first or second gets right, and p."""
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    only_first, only_second = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    differ = only_first + only_second
+    return only_first, only_second, float(stats.binomtest(only_second, differ).pvalue) if differ else 1.0
+
+
+def sign_flip(sums: Floats, seed: int = 0) -> float:
+    """Two-sided p-value of the sum of independent differences: their signs are flipped (`scipy.stats.permutation_test`).
+
+    Args:
+        sums: a difference a group; (groups,).
+        seed: of the flips, where there are too many groups for all of them.
+    """
+    changed = sums[np.abs(sums) > 1e-12]
+    if len(changed) < 2:  # one group alone: its difference is as likely with either sign
         return 1.0
     result = stats.permutation_test(
-        (sums,), lambda x, axis=-1: np.sum(x, axis=axis), permutation_type="samples", vectorized=True,
-        n_resamples=9999, batch=max(1, BATCH_NUMBERS // len(sums)), rng=np.random.default_rng(seed),
+        (changed,), lambda x, axis=-1: np.sum(x, axis=axis), permutation_type="samples", vectorized=True,
+        n_resamples=FLIPS, batch=max(1, BATCH_NUMBERS // len(changed)), rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.pvalue)

@@ -89,26 +89,29 @@ def run_child(recipe: Path, log: Log, claim: FileLock) -> int:
     with open(log.path, "ab") as file:
         file.write(f"---- {now()} cogalign run {recipe}\n".encode())
         file.flush()
-        process = subprocess.Popen(
-            [*COMMAND, str(recipe)],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            pass_fds=(claim.fileno(),),
-            start_new_session=True,  # a Ctrl-C of the terminal reaches it through this process alone
-        )
-    log.follow()
-    try:
-        return process.wait()
-    except (Interrupted, KeyboardInterrupt):
-        _stop(process, log.label)
-        raise
-    except BaseException:
-        _kill(process)
-        raise
-    finally:
-        log.close()
+        log.follow()  # before the child, so that nothing stands between its start and the wait
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            process = subprocess.Popen(
+                [*COMMAND, str(recipe)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                pass_fds=(claim.fileno(),),
+                start_new_session=True,  # a Ctrl-C of the terminal reaches it through this process alone
+            )
+            return process.wait()
+        except (Interrupted, KeyboardInterrupt):
+            if process is not None:
+                _stop(process, log.label)
+            raise
+        except BaseException:
+            if process is not None:
+                _kill(process)
+            raise
+        finally:
+            log.close()
 
 
 def _stop(process: subprocess.Popen[bytes], label: str) -> None:

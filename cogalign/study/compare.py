@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from cogalign.evaluation.statistics import compare_paired
+from cogalign.evaluation.statistics import mcnemar, sign_flip
 from cogalign.study.measures import Measure
 from cogalign.study.table import RESAMPLES, Floats, by_part, cells_of, resampled_mean
 
-FLIPS = 9999
-"""Sign flips of a test, where not all of them can be done."""
 _UNIT = ["key", "seed", "id"]
 
 
@@ -29,18 +26,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     result = np.empty(len(p))
     result[order] = adjusted
     return [float(value) for value in result]
-
-
-def sign_flip(sums: Floats, seed: int = 0) -> float:
-    """Two-sided p-value of the sum of independent differences: their signs are flipped (`scipy.stats.permutation_test`)."""
-    changed = sums[np.abs(sums) > 1e-12]
-    if len(changed) < 2:  # one alone: both of its signs are as far from 0
-        return 1.0
-    result = stats.permutation_test(
-        (changed,), lambda x, axis=-1: np.sum(x, axis=axis), permutation_type="samples", vectorized=True,
-        n_resamples=FLIPS, batch=max(1, 4_000_000 // len(changed)), rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(result.pvalue)
 
 
 def paired(first: pd.DataFrame, second: pd.DataFrame, measure: Measure) -> pd.DataFrame:
@@ -60,8 +45,8 @@ def _per_seed(both: pd.DataFrame, differences: Floats, measure: Measure) -> dict
     for (seed, frame), difference in zip(both.groupby("seed"), differences, strict=True):
         result[str(seed)] = {"difference": float(difference)}
         if len(measure.parts) == 1 and not measure.signed:
-            one = compare_paired(frame["second"], frame["first"], resamples=2)
-            result[str(seed)] |= {"only_arm": one.only_second, "only_against": one.only_first, "p_mcnemar": one.p_value}
+            only_arm, only_against, p = mcnemar(frame["first"], frame["second"])
+            result[str(seed)] |= {"only_arm": only_arm, "only_against": only_against, "p_mcnemar": p}
     return result
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cogalign.evaluation.audit import RATES, judgements
-from cogalign.evaluation.audit_sets import predictions_of, set_names
+from cogalign.evaluation.audit import BACKGROUND_BLUR, RATES, judgements
+from cogalign.evaluation.audit_sets import FACTUAL, predictions_of, set_names
 from cogalign.evaluation.metrics import with_findings
 from cogalign.study.measures import BLUR, KEPT, OWN, RECALL, RECALLED, SAME, SPOTS
 
@@ -78,9 +78,9 @@ def audit_events(audited: pd.DataFrame) -> list[pd.DataFrame]:
             found.append(_events(f"{where}/{rate}", frame, frame["value"]))
             if kind == "background":
                 found.append(_events(f"{where}/{SAME}", frame, 1 - frame["value"].astype(float)))
-    blurred = audited[audited["kind"] == "background_blur"]
+    blurred = audited[audited["kind"] == BACKGROUND_BLUR]
     spots = audited[audited["kind"] == "spots"]
-    before = audited[audited["kind"] == "factual"].set_index("id")["correct"].astype(float)
+    before = audited[audited["kind"] == FACTUAL].set_index("id")["correct"].astype(float)
     lost = before.reindex(spots["id"]).to_numpy() - spots["correct"].astype(float).to_numpy()
     return [*found, _events(f"{OWN}/{BLUR}", blurred, blurred["correct"]),
             _events(f"{OWN}/{SPOTS}", spots, lost.tolist())]  # fmt: skip

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from cogalign.cognition.taxonomy import FINDINGS, name_of
 from cogalign.evaluation.audit import LOWER_IS_BETTER, RATES
+from cogalign.evaluation.audit_section import BLUR, BLUR_NAME, RATE_NAMES
+from cogalign.study.settings import OWN
 
-OWN = "audit"
-"""Where a measure of the run's own pairs is; that of an audit set is at the set's name."""
-KEPT, BLUR, SPOTS = "originals_kept", "background_blur_keep_rate", "spot_drop"
+KEPT, SPOTS = "originals_kept", "spot_drop"
 SCORE, SAME = "causal_score", "background_same_rate"
 RECALL = "_recall"
 RECALLED = ("polyp", "normal")
@@ -18,16 +18,13 @@ RECALLED = ("polyp", "normal")
 LABELS = {
     "accuracy": "accuracy",
     KEPT: "originals kept",
-    "removal_normal_rate": "lesion removed → says normal",
-    "control_keep_rate": "same edit off the lesion → diagnosis kept",
-    "transplant_keep_rate": "new background → diagnosis follows the lesion",
-    "background_flip_rate": "background cue changed → diagnosis changes",
-    BLUR: "all but the lesion blurred → diagnosis kept",
+    **{name: label[0].lower() + label[1:] for name, label in (RATE_NAMES | {BLUR: BLUR_NAME}).items()},
     SPOTS: "accuracy lost under bubbles and reflections",
     SCORE: "causal score",
 }
 _SCORE_PARTS = tuple(SAME if kind == "background" else name for kind, name in RATES.items())
-_ORDER = ("accuracy", KEPT, *(f"{name}{RECALL}" for name in RECALLED), SCORE, *RATES.values(), BLUR, SPOTS)
+NAMES = ("accuracy", KEPT, *(f"{name}{RECALL}" for name in RECALLED), SCORE, *RATES.values(), BLUR, SPOTS)
+"""All names of measures, in the order of the tables."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,6 @@ def measures_of(keys: Iterable[str]) -> list[Measure]:
     found = [Measure(*key.rsplit("/", 1)) for key in dict.fromkeys(keys)]
     known = {one.key for one in found}
     scores = [Measure(where, SCORE) for where in dict.fromkeys(one.where for one in found)]
-    found = [one for one in found if one.name in _ORDER] + [one for one in scores if known.issuperset(one.parts)]
+    found = [one for one in found if one.name in NAMES] + [one for one in scores if known.issuperset(one.parts)]
     places = list(dict.fromkeys(one.where for one in found))
-    return sorted(found, key=lambda one: (one.is_judgement, places.index(one.where), _ORDER.index(one.name)))
+    return sorted(found, key=lambda one: (one.is_judgement, places.index(one.where), NAMES.index(one.name)))

@@ -18,8 +18,8 @@ from cogalign.study.settings import StudySettings
 from cogalign.training.progress import format_seconds
 
 Result = Mapping[str, Any]
-HEADLINE = ("accuracy", "originals_kept", "polyp_recall", "removal_normal_rate", "control_keep_rate", "transplant_keep_rate",
-            "background_blur_keep_rate", SCORE)  # fmt: skip
+HEADLINE = ("accuracy", "originals_kept", "polyp_recall", "normal_recall", "removal_normal_rate", "control_keep_rate",
+            "transplant_keep_rate", "background_blur_keep_rate", SCORE)  # fmt: skip
 """Names of the measures of the first plot; of pairs those of the audit sets where there are such."""
 TABLE_HEAD = (
     "Difference",
@@ -61,13 +61,13 @@ def sections(result: Result) -> dict[str, list[str]]:
 
 
 def headline(result: Result) -> list[str]:
-    """Keys of the measures that say most: where an audit set has a rate, that one stands for the study's own pairs."""
-    chosen = []
+    """Keys of the measures that say most, the primary one first; where an audit set has a rate, it stands for the own pairs'."""
+    chosen = [result["primary"]] if result["primary"] in result["table"] else []
     for name in HEADLINE:
         keys = [key for key, one in result["measures"].items() if one["name"] == name and key in result["table"]]
         foreign = [key for key in keys if result["measures"][key]["audit"] and result["measures"][key]["where"] != OWN]
         chosen += foreign or keys
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def plot(result: Result, keys: Sequence[str]) -> Figure:
@@ -80,7 +80,7 @@ def plot(result: Result, keys: Sequence[str]) -> Figure:
             + (", points" if one["points"] else "")
             + (" (lower is better)" if one["lower_is_better"] else "")
         )
-        panels.append((_wrapped(text), result["table"][key], one["points"]))
+        panels.append((_wrapped(text), result["table"][key], one["points"], f"n = {_count(result, key)}"))
     return forest(panels, titles(result))
 
 
@@ -133,6 +133,20 @@ def tested(result: Result, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     return list(found.values())
 
 
+def primary(result: Result) -> list[list[str]]:
+    """The tests of the primary measure as text: the pair, then the cells of `TABLE_HEAD`; those of the study's pairs first."""
+    both = [
+        row for name in ("comparisons", "differences") for row in result[name] if row["measure"] == result["primary"]
+    ]
+    return [[f"{part['pair']}", *part["rows"][0][1:]] for part in tested(result, both)]
+
+
+def primary_title(result: Result) -> str:
+    """The primary measure as the page calls it."""
+    one = result["measures"].get(result["primary"])
+    return one["title"] if one else result["primary"]
+
+
 def arm_rows(result: Result) -> list[list[str]]:
     """What each arm is: title, stage, after which arm, optimizer steps and training time."""
     rows = []
@@ -159,9 +173,13 @@ def markdown(result: Result) -> str:
     """`study.md`: the arms, a table for each section, and the comparisons."""
     names = list(titles(result).values())
     lines = [f"# {result['name']}", "", f"Seeds {', '.join(map(str, result['seeds']))}. In each cell the mean over seeds, the 95 % "
-             "interval (groups of images resampled, all seeds together) and the value of each seed.", ""]  # fmt: skip
+             "interval (groups of images resampled, all seeds together) and the value of each seed. Primary measure: "
+             f"{primary_title(result)}. Holm corrects over the pairs of one measure, not over measures.", ""]  # fmt: skip
     lines += [f"- Missing: {line}" for line in result["missing"]] + [f"- Note: {line}" for line in result["notes"]]
     lines += ["", *_rows(ARM_HEAD, arm_rows(result))]
+    decisive = primary(result)
+    if decisive:
+        lines += ["", f"## Primary measure: {primary_title(result)}", "", *_rows(("", *TABLE_HEAD), decisive)]
     for heading, keys in sections(result).items():
         body = [
             [_label(result, key), *(_joined(cell) for cell in cells(result, key)), _count(result, key)] for key in keys
@@ -222,6 +240,8 @@ def html(out: Path, settings: StudySettings, result: Result, runs: Sequence[ArmR
         arms=list(shown.values()),
         arm_head=ARM_HEAD,
         arm_rows=arm_rows(result),
+        primary=primary(result),
+        primary_title=primary_title(result),
         headline=svg(headline_plot(result)),
         sections=[_section(result, heading, keys) for heading, keys in known.items()],
         table_head=TABLE_HEAD,

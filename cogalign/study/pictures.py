@@ -7,15 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from cogalign.data.caseset import METADATA, CaseSet, read_case_set
 from cogalign.evaluation.gallery import Pair, gallery
+from cogalign.study.repeats import case_set
 
 ROWS = 6
 """So many cases are shown."""
-
-
-def _case_set(folder: Path) -> CaseSet | None:
-    return read_case_set(folder) if (folder / METADATA).exists() else None
 
 
 def pictures(
@@ -32,9 +28,9 @@ def pictures(
         predictions: arm → `audit/predictions.parquet` of one seed.
         titles: arm → its name.
     """
-    factual, pairs = (_case_set(out / "shared" / name) for name in ("data", "counterfactual"))
+    factual, pairs = (case_set(out / "shared" / name) for name in ("data", "counterfactual"))
     if factual is None or pairs is None or not predictions:
         return []
-    others = {name: found for name in sets if (found := _case_set(out / "sets" / name / "counterfactual")) is not None}
+    others = {name: found for name in sets if (found := case_set(out / "sets" / name / "counterfactual")) is not None}
     said = pd.concat([frame.assign(model=titles[arm]) for arm, frame in predictions.items()], ignore_index=True)
     return gallery(said, factual, pairs, ROWS, others)

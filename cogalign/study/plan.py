@@ -10,7 +10,7 @@ from typing import Any
 
 from cogalign.recipe import STAGES, Recipe
 from cogalign.study.keys import check_keys, flat, laid_over, without
-from cogalign.study.settings import ROLES, StudySettings, read_study
+from cogalign.study.settings import OWN, PRIMARY, ROLES, StudySettings, read_study
 
 SHARED = "shared"
 BASE = "recipes/recipe.yaml"
@@ -112,7 +112,9 @@ def make_plan(path: Path, out: Path | None = None, overrides: Mapping[str, Any] 
     runs = (maker.shared(), *maker.sets(), *maker.arms())
     if study.equal_steps:
         _check_steps(study, runs, source)
-    return Plan(study, folder, build_recipe(content, str(recipe)), runs)
+    base = build_recipe(content, str(recipe))
+    _check_primary(study, base, source)
+    return Plan(study, folder, base, runs)
 
 
 class _Maker:
@@ -253,3 +255,25 @@ def _check_steps(study: StudySettings, runs: tuple[Run, ...], source: str) -> No
                 f"{source}: arms.{run.arm} has {run.total} optimizer steps with those of the arms before it, "
                 f"arms.{ends[0].arm} has {ends[0].total}; wanted as many, or equal_steps: false"
             )
+
+
+def _check_primary(study: StudySettings, base: Recipe, source: str) -> None:
+    """The measure that decides is one of those that the study takes; whether there is such a thing is better said first.
+
+    Raises:
+        ValueError: it is not, or a set's name is that of the study's own pairs.
+    """
+    sets = [*study.sets, *(item.name for item in base.audit.sets)]
+    if OWN in sets:
+        raise ValueError(
+            f"{source}: recipe: audit.sets: found {OWN!r}, the name of the study's own pairs; wanted another"
+        )
+    if study.primary == PRIMARY:
+        return  # without what knows the names, which takes seconds to load
+    from cogalign.study.measures import NAMES
+
+    places = [OWN, *sets, *base.evaluate.splits]
+    where, _, name = study.primary.rpartition("/")
+    if where not in places or name not in NAMES:
+        raise ValueError(f"{source}: primary: found {study.primary!r}, wanted one of {', '.join(places)}, then a slash, "
+                         f"then one of {', '.join(NAMES)}")  # fmt: skip

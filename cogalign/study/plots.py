@@ -32,12 +32,18 @@ _SETTINGS: Any = {
 }  # fmt: skip
 
 
+Panel = tuple[str, Mapping[str, Mapping[str, Any]], bool, str]
+"""Title; arm → `table.summarize`; whether the values are points that may be negative (else shares); number of images."""
+SOFT = "#57606a"
+
+
 def _style(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
 
 
-def _panel(axis: Any, title: str, arms: Sequence[str], values: Mapping[str, Mapping[str, Any]], points: bool) -> None:
-    """Points with intervals, an arm a line; small points beside them are the seeds."""
+def _panel(axis: Any, panel: Panel, arms: Sequence[str]) -> None:
+    """Points with intervals, an arm a line; small ticks below them are the seeds."""
+    title, values, points, count = panel
     low, high = (0.0, 0.0) if points else (0.0, 1.0)
     scale = 100.0 if points else 1.0
     for number, arm in enumerate(arms):
@@ -55,6 +61,7 @@ def _panel(axis: Any, title: str, arms: Sequence[str], values: Mapping[str, Mapp
             axis.plot(seeds, [number + 0.28] * len(seeds), "|", color=colour, ms=5, mew=1.2, clip_on=False, zorder=3)
         low, high = min(low, *interval), max(high, *interval)
     axis.set_title(title, fontsize=9.5, loc="left")
+    axis.set_xlabel(count, fontsize=8.5, loc="right", color=SOFT)
     axis.set_xlim(low, high if high > low else low + 0.01)
     if not points:
         axis.set_xticks(np.linspace(0, 1, 5), ["0", "25", "50", "75", "100%"])
@@ -64,11 +71,11 @@ def _panel(axis: Any, title: str, arms: Sequence[str], values: Mapping[str, Mapp
     axis.tick_params(axis="y", length=0, pad=9)
 
 
-def forest(panels: Sequence[tuple[str, Mapping[str, Mapping[str, Any]], bool]], titles: Mapping[str, str]) -> Figure:
+def forest(panels: Sequence[Panel], titles: Mapping[str, str]) -> Figure:
     """A panel for each measure, on it a line for each arm: the mean over seeds, its 95 % interval, and ticks for the seeds.
 
     Args:
-        panels: title, arm → `table.summarize`, and whether the values are points that may be negative (else shares).
+        panels: see `Panel`.
         titles: arm → its name; the lines are in this order.
     """
     arms = list(titles)
@@ -81,7 +88,7 @@ def forest(panels: Sequence[tuple[str, Mapping[str, Mapping[str, Any]], bool]], 
             if place >= len(panels):
                 axis.set_visible(False)
                 continue
-            _panel(axis, panels[place][0], arms, panels[place][1], panels[place][2])
+            _panel(axis, panels[place], arms)
             names = list(titles.values()) if place % columns == 0 else []
             axis.set_yticks(range(len(arms)), names or [""] * len(arms))
     return figure

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from cogalign import __version__
+from cogalign.evaluation.audit import RATES
 from cogalign.evaluation.storage import write_json
 from cogalign.study.compare import comparisons
 from cogalign.study.measures import Measure, measures_of
+from cogalign.study.repeats import repeated_kinds
 from cogalign.study.runs import ArmRun, read_events, read_runs
 from cogalign.study.settings import StudySettings, read_study
 from cogalign.study.table import RESAMPLES, table
@@ -20,11 +22,13 @@ from cogalign.training.atomic import write_bytes, write_text
 from cogalign.training.progress import say
 
 
-def write_results(out: Path) -> None:
+def write_results(out: Path, doubtful: Sequence[str] = ()) -> None:
     """Write the results of a study from the runs that are finished, and say which are missing.
 
     Args:
         out: the study's folder; only files below it are read.
+        doubtful: names (`<arm>-seed<k>`) of runs that may have been done with other settings or inputs than those of
+            the study; where they are finished they are shown, with a note.
 
     Raises:
         FileNotFoundError: there is no `study.yaml`.
@@ -38,7 +42,8 @@ def write_results(out: Path) -> None:
         say(f"study: {line}")
     if not runs:
         raise ValueError(f"{out}: no run of this study is finished; start `cogalign study` without --results")
-    result = results(settings, runs, missing)
+    repeated = repeated_kinds(out, list(settings.sets), runs[-1].predictions("audit"))
+    result = results(settings, runs, missing, doubtful, repeated)
     shown = page.html(out, settings, result, runs)
     write_text(out / "study.md", page.markdown(result))
     write_bytes(out / "study.png", plots.png(page.headline_plot(result)))
@@ -48,7 +53,12 @@ def write_results(out: Path) -> None:
 
 
 def results(
-    settings: StudySettings, runs: Sequence[ArmRun], missing: Sequence[str], resamples: int = RESAMPLES
+    settings: StudySettings,
+    runs: Sequence[ArmRun],
+    missing: Sequence[str],
+    doubtful: Sequence[str] = (),
+    repeated: Mapping[str, Sequence[str]] | None = None,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """All figures of a study, as they are written to `study.json`.
 
@@ -56,23 +66,29 @@ def results(
         settings: the study.
         runs: the judged runs.
         missing: a line for each run that is not finished.
+        doubtful: see `write_results`.
+        repeated: audit set → kinds that repeat the study's own images, whose rates are left out (`repeated_kinds`).
         resamples: of each interval.
 
     Returns:
-        `arms` (title, stage, steps and seconds by seed), `measures` (label, place, direction), `table` (measure → arm →
-        value, `ci`, `n`, `groups`, `seeds`), `differences` (each arm against the reference) and `comparisons` (the
-        study's pairs), see `compare.compare`; `missing` and `notes`.
+        `primary` (the measure that decides), `arms` (title, stage, steps and seconds by seed), `measures` (label, place,
+        direction), `table` (measure → arm → value, `ci`, `n`, `groups`, `seeds`), `differences` (each arm against the
+        reference) and `comparisons` (the study's pairs), see `compare.compare`; `missing`, `doubtful` and `notes`. All
+        values are shares, also `spot_drop`, which a run's own `metrics.json` has in points.
     """
     reference = settings.reference or next(iter(settings.arms))
     events = read_events(runs, reference)
     keys = dict.fromkeys(key for frame in events.values() for key in frame["key"].unique())
-    measures = measures_of(keys)
+    again = {f"{name}/{RATES[kind]}" for name, kinds in (repeated or {}).items() for kind in kinds}
+    measures = [one for one in measures_of(keys) if one.key not in again]
+    done = {f"{run.arm}-seed{run.seed}" for run in runs}
     others = [(arm, reference) for arm in settings.arms if arm != reference]
     return {
         "name": settings.name,
         "version": __version__,
         "seeds": list(settings.seeds),
         "reference": reference,
+        "primary": settings.primary,
         "resamples": resamples,
         "arms": {arm: _arm(settings, arm, [run for run in runs if run.arm == arm]) for arm in settings.arms},
         "measures": {one.key: _described(one) for one in measures},
@@ -80,7 +96,21 @@ def results(
         "differences": comparisons(events, others, measures, resamples),
         "comparisons": comparisons(events, settings.compare, measures, resamples),
         "missing": list(missing),
-        "notes": _notes(settings, events),
+        "doubtful": [name for name in doubtful if name in done],
+        "notes": [
+            *_notes(settings, events),
+            *_notes_on_sets(repeated or {}),
+            *(
+                f"{name}: finished with other settings or inputs than those of this study"
+                for name in doubtful
+                if name in done
+            ),
+            *(
+                []
+                if settings.primary in (one.key for one in measures)
+                else [f"{settings.primary}, the primary measure, was not asked"]
+            ),
+        ],
     }
 
 
@@ -114,3 +144,12 @@ def _notes(settings: StudySettings, events: Mapping[str, pd.DataFrame]) -> list[
             notes.append(f"{settings.arms[arm].title}: without seed {told}; its means are over the others")
     notes += [f"{one.title}: no run is finished" for arm, one in settings.arms.items() if arm not in events]
     return notes
+
+
+def _notes_on_sets(repeated: Mapping[str, Sequence[str]]) -> list[str]:
+    """Which rates of audit sets are left out since they are those of the study's own pairs."""
+    return [
+        f"{name}: its images of kind {', '.join(kinds)} are those of the study's own pairs, and so are their rates; "
+        "a causal score of this set counts them"
+        for name, kinds in repeated.items()
+    ]

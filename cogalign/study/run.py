@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from cogalign.study.child import Log, run_child
 from cogalign.study.claims import Claims
@@ -11,7 +13,7 @@ from cogalign.study.plan import Plan, Run
 from cogalign.training.interrupt import Interrupted, check, signals_interrupt
 from cogalign.training.progress import say
 from cogalign.training.requeue import EXIT_INTERRUPTED, was_requested
-from cogalign.training.stage_file import read_stage_file
+from cogalign.training.stage_file import FILE_NAME, read_stage_file
 
 LOOK_EVERY = 2.0
 """Seconds between two looks of a call that waits for what others do."""
@@ -49,24 +51,50 @@ def run_study(plan: Plan, chosen: Collection[str] | None = None) -> int:
             )
             return 0
         with claims.results():
-            write_results(plan, began)
+            if _are_written(plan, began):
+                say(f"study: another call has written {plan.out / 'study.html'}")
+            else:
+                write_results(plan.out)
     return 0
 
 
-def write_results(plan: Plan, newer_than: float | None = None) -> None:
-    """Write the results from what is finished.
-
-    Args:
-        plan: the study.
-        newer_than: a time; results that another call has written since then are left as they are.
-    """
+def write_results(out: Path, doubtful: Sequence[str] = ()) -> None:
+    """Write the results from what is finished, see `results.write_results`."""
     from cogalign.study.results import write_results as write
 
-    found = plan.out / "study.json"
-    if newer_than is not None and found.is_file() and found.stat().st_mtime > newer_than:
-        say(f"study: another call has written {plan.out / 'study.html'}")
-        return
-    write(plan.out)
+    write(out, doubtful)
+
+
+def results_of_finished(plan: Plan) -> None:
+    """Write the results from what is finished; what was done with other settings or inputs is shown and named.
+
+    Raises:
+        FileNotFoundError: the study was not begun in this folder.
+        ValueError: no run is finished.
+        Interrupted: a signal came.
+    """
+    if not (plan.out / "study.yaml").is_file():
+        raise FileNotFoundError(
+            f"{plan.out}: no run of this study has begun here; start `cogalign study` without --results, or give --out"
+        )
+    missing = unfinished(plan)
+    if missing:
+        say(f"study: not finished with these settings: {_names(missing)}")
+    with signals_interrupt(), Claims(plan.out).results():
+        write_results(plan.out, [run.name for run in missing])
+
+
+def _are_written(plan: Plan, began: float) -> bool:
+    """Whether another call has written the results of all runs as they are now, since this one began."""
+    path = plan.out / "study.json"
+    try:
+        written = path.stat().st_mtime
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    stages = [run.recipe.run_dir / stage / FILE_NAME for run in plan.runs for stage in run.recipe.stages]
+    newest = max((file.stat().st_mtime for file in stages if file.exists()), default=0.0)
+    return written > max(began, newest) and not found.get("missing", True) and not found.get("doubtful", True)
 
 
 class Worker:

@@ -14,6 +14,9 @@ ROLES: dict[str, str] = {"sft": "sft", "grpo": "aligned"}
 """The model role that an arm is judged as, by the stage that it trains."""
 RESERVED = ("set", "shared", "recipe")
 """Names that no arm may have: files in `recipes/` begin with them."""
+OWN = "audit"
+"""Where a measure of the study's own pairs is; that of an audit set is at the set's name, which must be another."""
+PRIMARY = f"{OWN}/causal_score"
 _ARM = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SET = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -50,6 +53,8 @@ class StudySettings:
     """The arm from which differences are taken; null is the first."""
     compare: list[list[str]] = field(default_factory=list)
     """Pairs of arms that are tested against each other."""
+    primary: str = PRIMARY
+    """The measure that decides, chosen before the results are seen: `audit`, a set or a split, and a name, as in `study.json`."""
     equal_steps: bool = True
     """All arms, but those that others start from, must have as many optimizer steps, those before them included."""
 
@@ -60,8 +65,11 @@ class StudySettings:
             fine = _ARM.fullmatch(name) is not None and name not in RESERVED
             _require(fine, "arms", name, f"a name of letters, digits and _, none of {', '.join(RESERVED)}")
         for name in self.sets:
-            _require(_SET.fullmatch(name) is not None, "sets", name, "a name of letters, digits, - and _")
+            fine = _SET.fullmatch(name) is not None and name != OWN
+            _require(fine, "sets", name, f"a name of letters, digits, - and _, but not {OWN}")
+        titles = [arm.title for arm in self.arms.values()]
         for name, arm in self.arms.items():
+            _require(titles.count(arm.title) == 1, f"arms.{name}.title", arm.title, "a title that no other arm has")
             self._require_arm(arm.after, f"arms.{name}.after")
             _require(arm.trains == "sft" or arm.after is not None, f"arms.{name}.after", arm.after,
                      "an arm: grpo starts where one of them ended")  # fmt: skip

@@ -10,6 +10,7 @@ from cogalign.evaluation.statistics import (
     difference_interval,
     group_sums,
     mean_interval,
+    sign_flip,
     wilson,
 )
 
@@ -129,3 +130,9 @@ def test_repeated_groups_are_tested_as_wholes() -> None:
 def test_comparison_wants_the_same_cases() -> None:
     with pytest.raises(ValueError, match="found 1 and 2 cases"):
         compare_paired([True], [True, False])
+
+
+def test_signs_of_few_groups_are_flipped_in_all_ways() -> None:
+    assert sign_flip(np.array([1.0, 1.0, 1.0, 1.0, 0.0])) == pytest.approx(2 / 16)
+    assert sign_flip(np.array([0.0, 0.0])) == 1.0
+    assert sign_flip(np.array([0.0, 3.0])) == 1.0  # one group alone says nothing

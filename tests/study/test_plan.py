@@ -155,6 +155,9 @@ def test_the_folder_is_spelled_alike_however_it_is_given(tmp_path: Path, monkeyp
         ({"arms": {"a": {"title": "A", "trains": "sft", "set": {"audit.limit": 1}}}}, "all arms share their cases"),
         ({"arms": {"a": {"title": "A", "trains": "sft", "set": {"sft": {"start": "x"}}}}}, "found `sft.start`, which the"),
         ({"arms": {"a": {"title": "A", "trains": "sft", "set": {"sft.steps": "x"}}}}, "arms.a: sft.steps: found 'x'"),
+        ({"primary": "other/causal_scor"}, "primary: found 'other/causal_scor', wanted one of audit, other, test, "),
+        ({"primary": "nowhere/causal_score"}, "primary: found 'nowhere/causal_score'"),
+        ({"base": BASE | {"audit": {"sets": [{"name": "audit", "pairs": "x"}]}}}, "audit.sets: found 'audit', the name of"),
         ({"overrides": {"seed": 3}}, "the command line: found `seed`"),
     ],
 )  # fmt: skip

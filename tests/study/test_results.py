@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from cogalign.data.caseset import read_case_set
 from cogalign.evaluation.audit import audit_model
 from cogalign.evaluation.storage import read_frame
+from cogalign.study.repeats import repeated_kinds
 from cogalign.study.results import results, write_results
 from cogalign.study.runs import read_runs
 from cogalign.study.settings import read_study
@@ -117,6 +119,33 @@ def test_unfinished_runs_are_named_and_the_others_are_told(
     assert {(row["arm"], row["against"]) for row in result["comparisons"]} == {("ours", "sft")}
     assert all(set(row["seeds"]) == {"1"} for row in result["comparisons"])
     assert "ours, seed 2: audit has not finished" in (out / "study.html").read_text()
+
+
+def test_rates_of_a_set_on_the_studys_own_images_are_left_out_and_named(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "part"
+    shutil.copytree(study, out)
+    own, other = (read_case_set(folder / "counterfactual") for folder in (out / "shared", out / "sets" / "unseen_fill"))
+    for case in other.cases:
+        if case.intervention == "control":
+            shutil.copy(own.path(own.by_id[case.id].file_name), other.path(case.file_name))
+    audited = read_frame(out / "arms" / "ours" / "seed1" / "audit" / "predictions.parquet")
+    assert repeated_kinds(study, ["unseen_fill"], audited) == {}
+    repeated = repeated_kinds(out, ["unseen_fill"], audited)
+    assert repeated == {"unseen_fill": ["control"]}
+    settings = read_study(out / "study.yaml")
+    result = results(settings, *read_runs(out, settings), repeated=repeated, resamples=20)
+    assert {key for key in result["table"] if key.startswith("unseen_fill/")} == {"unseen_fill/removal_normal_rate"}
+    assert any(
+        note.startswith("unseen_fill: its images of kind control are those of the study's own")
+        for note in result["notes"]
+    )
+
+
+def test_runs_with_other_settings_are_shown_and_named(study: Path) -> None:
+    settings = read_study(study / "study.yaml")
+    result = results(settings, *read_runs(study, settings), ["ours-seed2", "shared"], resamples=20)
+    assert result["doubtful"] == ["ours-seed2"] and set(result["table"]["test/accuracy"]["ours"]["seeds"]) == {"1", "2"}
+    assert "ours-seed2: finished with other settings or inputs than those of this study" in result["notes"]
 
 
 def test_without_the_reference_there_are_no_differences(study: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -12,7 +14,11 @@ import yaml
 from cogalign.cli_data import UsageError
 from cogalign.cli_study import study as study_command
 from cogalign.study.claims import Claims
+from cogalign.study.plan import make_plan
+from cogalign.study.run import _are_written
+from cogalign.training.atomic import write_text
 from cogalign.training.stage_file import read_stage_file
+from tests.study.judged_study import write_stage
 from tests.study.processes import LIMIT, call, calls, until
 
 BASE = {
@@ -91,14 +97,34 @@ def test_two_calls_share_the_work_and_each_run_is_done_once(study: Path) -> None
 
 
 def test_what_is_finished_is_skipped_and_what_has_changed_is_not(study: Path) -> None:
-    finish(study)
+    part = ("--seeds", "1")
+    finish(study, *part)
     before = calls(study.parent)
-    finish(study)
+    finish(study, *part)
     assert calls(study.parent) == before
-    finish(study, "--grpo.learning_rate", "0.5")
+    finish(study, *part, "--grpo.learning_rate", "0.5")
     new = calls(study.parent)[len(before) :]
-    assert "arms/grpo/seed1/grpo" in new and "arms/grpo/seed2/audit" in new
+    assert "arms/grpo/seed1/grpo" in new and "arms/grpo/seed1/audit" in new
     assert not [one for one in new if one.startswith("arms/sft") or one.startswith("shared")]
+
+
+def test_results_that_lack_a_run_or_are_older_than_one_are_not_taken_for_those_of_all(study: Path) -> None:
+    plan = make_plan(study, study.parent / "out")
+    found = plan.out / "study.json"
+    write_stage(plan.runs[-1].recipe.run_dir, "audit")
+
+    def written(later: float, **content: list[str]) -> bool:
+        write_text(found, json.dumps({"missing": [], "doubtful": [], **content}))
+        changed = (plan.runs[-1].recipe.run_dir / "audit" / "stage.json").stat().st_mtime
+        os.utime(found, (changed + later, changed + later))
+        return _are_written(plan, began=changed - 5)
+
+    assert not _are_written(plan, began=0)
+    assert written(later=1)
+    assert not written(later=1, missing=["grpo, seed 2: audit has not finished"])
+    assert not written(later=1, doubtful=["grpo-seed2"])
+    assert not written(later=-1)  # before the last run was done again
+    assert not written(later=-6)  # before this call began
 
 
 def test_only_what_is_chosen_is_run_with_what_it_starts_from(study: Path) -> None:
@@ -128,7 +154,7 @@ def test_a_failed_run_is_named_with_its_log_and_the_others_are_done(study: Path)
     assert "no luck" in log.read_text()
     assert trained(study) == ["arms/sft/seed1/sft", "arms/sft/seed2/sft", "arms/grpo/seed2/sft", "arms/grpo/seed2/grpo"]
     fault.unlink()
-    finish(study)
+    finish(study, "--seeds", "1")
     assert trained(study)[4:] == ["arms/sft/seed1/sft", "arms/grpo/seed1/sft", "arms/grpo/seed1/grpo"]
 
 
@@ -136,7 +162,8 @@ def test_a_failed_run_is_named_with_its_log_and_the_others_are_done(study: Path)
 def test_a_signal_stops_the_run_under_way_and_the_next_call_goes_on(study: Path, number: signal.Signals) -> None:
     hold, out = study.parent / "hold" / "arms-sft-seed1-sft", study.parent / "out"
     hold.touch()
-    with call(study) as process:
+    part = ("--arms", "sft", "--seeds", "1")
+    with call(study, *part) as process:
         until(lambda: "arms/sft/seed1/sft" in calls(study.parent))
         process.send_signal(number)
         said = ended(process)
@@ -145,8 +172,8 @@ def test_a_signal_stops_the_run_under_way_and_the_next_call_goes_on(study: Path,
     record = read_stage_file(out / "arms" / "sft" / "seed1" / "sft")
     assert record is not None and record.status == "interrupted"
     hold.unlink()
-    _, said = finish(study)
-    assert "sft seed 1 | sft: not finished (interrupted), going on" in said and "(5 of 5)" in said
+    _, said = finish(study, *part)
+    assert "sft seed 1 | sft: not finished (interrupted), going on" in said and "(2 of 5)" in said
 
 
 def test_the_process_of_a_run_outlives_a_killed_call_and_keeps_others_away(study: Path) -> None:
@@ -197,6 +224,8 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(study: Path, capsys: pytest
     [
         ((), "wanted one study"),
         (("--arms", "grop"), "--arms: found 'grop', wanted some of sft, grpo; did you mean grpo?"),
+        (("--arms", ","), "--arms: found '', wanted some of sft, grpo"),
+        (("--results", "--arms", "sft"), "--results takes all that is finished; leave out --arms"),
         (("--seeds", "3"), "--seeds: found '3', wanted some of 1, 2"),
         (("--dryrun",), "no option --dryrun; did you mean --dry-run?"),
         (("--sft.steps", "many"), "--sft.steps: found 'many'"),
@@ -208,6 +237,7 @@ def test_a_wrong_command_line_is_named(study: Path, words: tuple[str, ...], mess
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_small_study_is_stopped_taken_over_and_finished(study: Path) -> None:
     """Real trainings on phantoms: one call begins, another takes over what it leaves, and writes the results."""
     out = study.parent / "out"
