@@ -16,8 +16,8 @@ from cogalign.training.context import StageContext
 
 ACCURACY = ("accuracy", "accuracy_multi_label", "macro_f1", "cognition_recall", "format_rate", "n")
 AUDIT = (
-    "removal_normal_rate", "control_keep_rate", "transplant_keep_rate", "background_flip_rate", "causal_score",
-    "spot_drop",
+    "removal_normal_rate", "control_keep_rate", "transplant_keep_rate", "background_flip_rate", "lesion_read_rate",
+    "causal_score", "spot_drop",
 )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ Each rate is a mean over counterfactual images of one kind:
 
 Beside them, and not in the causal score:
 
+- `lesion_read_rate`: of the cases with a removal, the share whose image is diagnosed right, whose removal is normal, and whose
+  control and transplant, where there are any, are right too. It is 0 for a model that always says the same.
 - `remaining_rate`: one of several different findings was removed; the diagnosis is exactly the others.
 - `background_blur_keep_rate`: all but the lesions is blurred; the diagnosis is the case's.
 - `sets`: the rates of other sets of pairs, by name.
@@ -17,7 +19,8 @@ Beside them, and not in the causal score:
 A case counts whether or not the model saw the lesion in the unedited image: a model that calls everything normal has
 a removal rate of 1, and pays for it in the control and transplant rates. `<rate>_given_correct` is the same rate among
 the cases whose unedited image the model got right. A model that never gives a diagnosis cannot flip: its background
-flip rate is 0 and its causal score 0.25.
+flip rate is 0 and its causal score 0.25. One that always names the lesion's finding has a removal rate of 0, 1 in the other
+three parts, and so a causal score of 0.75: read it beside `lesion_read_rate`.
 """
 
 from __future__ import annotations
@@ -46,6 +49,8 @@ REMAINING = "removal_of_one"
 """Kind of the counterfactuals from which one of several findings was removed; not part of the causal score."""
 BACKGROUND_BLUR = "background_blur"
 """Kind of the unedited images of which all but the lesions is blurred; not part of the causal score."""
+LESION_READ = "lesion_read_rate"
+"""All answers about a case at once; not part of the causal score."""
 LOWER_IS_BETTER = ("background_flip_rate",)
 
 
@@ -56,7 +61,8 @@ def judgements(predictions: pd.DataFrame) -> pd.DataFrame:
         predictions: rows of one model, `factual` ones and those of the interventions.
 
     Returns:
-        Columns `kind`, `group`, `id`, `value` (the event that the rate counts) and `factual_correct`.
+        Columns `kind`, `group`, `id`, `source` (the unedited case), `value` (the event that the rate counts) and
+        `factual_correct`.
 
     Raises:
         ValueError: a counterfactual's unedited image was not predicted.
@@ -74,8 +80,27 @@ def judgements(predictions: pd.DataFrame) -> pd.DataFrame:
             value = said != before
         else:
             value = bool(row.correct)
-        rows.append((row.kind, row.group, row.id, value, bool(source.correct)))
-    return pd.DataFrame(rows, columns=["kind", "group", "id", "value", "factual_correct"])
+        rows.append((row.kind, row.group, row.id, source.id, value, bool(source.correct)))
+    return pd.DataFrame(rows, columns=["kind", "group", "id", "source", "value", "factual_correct"])
+
+
+def lesion_read(judged: pd.DataFrame) -> pd.DataFrame:
+    """One row for each case with a removal: whether all that the lesion decides about it was answered right.
+
+    Args:
+        judged: as `judgements` gives it.
+
+    Returns:
+        Columns `group`, `id` (of the unedited case) and `value`: its own diagnosis is right, its removal is normal, and its
+        controls and transplants are right.
+    """
+    decided = judged[judged["kind"] != "background"]
+    removed = set(decided[decided["kind"] == "removal"]["source"])
+    rows = [
+        (case["group"].iloc[0], source, bool(case["value"].all() and case["factual_correct"].all()))
+        for source, case in decided[decided["source"].isin(removed)].groupby("source", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["group", "id", "value"])
 
 
 def _with_interval(name: str, frame: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
@@ -174,6 +199,8 @@ def _rates(judged: pd.DataFrame, resamples: int, seed: int, kinds: Collection[st
         name, frame = RATES[kind], judged[judged["kind"] == kind]
         result |= _with_interval(name, frame, resamples, seed)
         result |= _with_interval(f"{name}_given_correct", frame[frame["factual_correct"]], resamples, seed)
+    if "removal" in kinds:
+        result |= _with_interval(LESION_READ, lesion_read(judged), resamples, seed)
     return result
 
 

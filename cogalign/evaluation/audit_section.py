@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cogalign.evaluation.audit import LOWER_IS_BETTER, RATES
+from cogalign.evaluation.audit import LESION_READ, LOWER_IS_BETTER, RATES
 from cogalign.evaluation.cells import Values, percent, with_interval
 from cogalign.evaluation.plots import interval_plot
 
@@ -16,6 +16,7 @@ RATE_NAMES = {
     "background_flip_rate": "Background cue changed → diagnosis changes",
 }
 """Rates of the audit, and how the report calls them."""
+LESION_READ_NAME = "Image, removal, control and transplant all right"
 BLUR = "background_blur_keep_rate"
 BLUR_NAME = "All but the lesion blurred → diagnosis kept"
 
@@ -28,13 +29,16 @@ def audit_section(metrics: Mapping[str, Any]) -> dict[str, Any]:
     sets = []
     for name in names:
         of_set = {role: values["sets"][name] for role, values in models.items() if name in values.get("sets", {})}
-        rows = [[role, *_rate_cells(values), _score_cell(values)] for role, values in of_set.items()]
+        rows = [
+            [role, *_rate_cells(values), _score_cell(values), _cell(values, LESION_READ)]
+            for role, values in of_set.items()
+        ]
         sets.append({"name": name, "plot": interval_plot(_lines(of_set, RATE_NAMES)), "rows": rows})
     rows = []
     for role, values in models.items():
         drop = with_interval(values["spot_drop"], values["spot_drop_ci"], scale=1, unit=" points")
         cells = [*_rate_cells(values), *([_cell(values, BLUR)] if blur else []), f"{drop}\nn = {values['spot_drop_n']}"]
-        rows.append([role, *cells, _score_cell(values)])
+        rows.append([role, *cells, _score_cell(values), _cell(values, LESION_READ)])
     rates = RATE_NAMES | ({BLUR: BLUR_NAME} if blur else {})
     return {"plot": interval_plot(_lines(models, rates)), "rows": rows, "sets": sets, "blur": BLUR_NAME if blur else ""}
 
@@ -46,6 +50,7 @@ def _lines(models: Mapping[str, Mapping[str, Any]], rates: Mapping[str, str]) ->
         for name, label in rates.items()
     }
     named["causal_score"] = "Causal score\n(mean of the four)"
+    named[LESION_READ] = LESION_READ_NAME.replace(" control", "\ncontrol")
     return {
         label: {role: (values.get(name), values.get(f"{name}_ci")) for role, values in models.items()}
         for name, label in named.items()

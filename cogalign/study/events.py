@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cogalign.evaluation.audit import BACKGROUND_BLUR, RATES, judgements
+from cogalign.evaluation.audit import BACKGROUND_BLUR, LESION_READ, RATES, judgements, lesion_read
 from cogalign.evaluation.audit_sets import FACTUAL, predictions_of, set_names
 from cogalign.evaluation.metrics import with_findings
 from cogalign.study.measures import BLUR, KEPT, OWN, RECALL, RECALLED, SAME, SPOTS
@@ -73,6 +73,8 @@ def audit_events(audited: pd.DataFrame) -> list[pd.DataFrame]:
     found = []
     for name in (None, *set_names(audited)):
         judged, where = judgements(predictions_of(audited, name)), name or OWN
+        read = lesion_read(judged)
+        found.append(_events(f"{where}/{LESION_READ}", read, read["value"]))
         for kind, rate in RATES.items():
             frame = judged[judged["kind"] == kind]
             found.append(_events(f"{where}/{rate}", frame, frame["value"]))

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cogalign.cognition.taxonomy import FINDINGS, name_of
-from cogalign.evaluation.audit import LOWER_IS_BETTER, RATES
-from cogalign.evaluation.audit_section import BLUR, BLUR_NAME, RATE_NAMES
+from cogalign.evaluation.audit import LESION_READ, LOWER_IS_BETTER, RATES
+from cogalign.evaluation.audit_section import BLUR, BLUR_NAME, LESION_READ_NAME, RATE_NAMES
 from cogalign.study.settings import OWN
 
 KEPT, SPOTS = "originals_kept", "spot_drop"
@@ -18,12 +18,15 @@ RECALLED = ("polyp", "normal")
 LABELS = {
     "accuracy": "accuracy",
     KEPT: "originals kept",
-    **{name: label[0].lower() + label[1:] for name, label in (RATE_NAMES | {BLUR: BLUR_NAME}).items()},
+    **{
+        name: label[0].lower() + label[1:]
+        for name, label in (RATE_NAMES | {BLUR: BLUR_NAME, LESION_READ: LESION_READ_NAME}).items()
+    },
     SPOTS: "accuracy lost under bubbles and reflections",
     SCORE: "causal score",
 }
 _SCORE_PARTS = tuple(SAME if kind == "background" else name for kind, name in RATES.items())
-NAMES = ("accuracy", KEPT, *(f"{name}{RECALL}" for name in RECALLED), SCORE, *RATES.values(), BLUR, SPOTS)
+NAMES = ("accuracy", KEPT, *(f"{name}{RECALL}" for name in RECALLED), LESION_READ, SCORE, *RATES.values(), BLUR, SPOTS)
 """All names of measures, in the order of the tables."""
 
 
@@ -53,7 +56,7 @@ class Measure:
     @property
     def is_judgement(self) -> bool:
         """Whether it comes from the causal audit, not from accuracy on a split."""
-        return self.name in (SCORE, *RATES.values(), BLUR, SPOTS)
+        return self.name in (SCORE, LESION_READ, *RATES.values(), BLUR, SPOTS)
 
     @property
     def signed(self) -> bool:

@@ -16,7 +16,7 @@ RESERVED = ("set", "shared", "recipe")
 """Names that no arm may have: files in `recipes/` begin with them."""
 OWN = "audit"
 """Where a measure of the study's own pairs is; that of an audit set is at the set's name, which must be another."""
-PRIMARY = f"{OWN}/causal_score"
+PRIMARY = f"{OWN}/lesion_read_rate"
 _ARM = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SET = re.compile(r"[A-Za-z0-9_-]+")
 

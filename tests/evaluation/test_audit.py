@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cogalign.data.case import Case
-from cogalign.evaluation.audit import audit_model, causal_score, judgements, kind_of, spot_drop
+from cogalign.evaluation.audit import audit_model, causal_score, judgements, kind_of, lesion_read, spot_drop
 
 KINDS = ("removal", "control", "transplant", "background")
 
@@ -49,6 +51,37 @@ def test_a_model_that_reads_the_background_scores_little() -> None:
     result = audit_model(run_of(says), resamples=50)
     assert result["removal_normal_rate"] == 0 and result["control_keep_rate"] == 1
     assert result["background_flip_rate"] == 1 and result["causal_score"] == 0.25
+
+
+@pytest.mark.parametrize("always", ["polyp", "normal", "ulcer"])
+def test_a_model_that_always_says_the_same_has_read_no_lesion(always: str) -> None:
+    frame = run_of({})
+    frame["diagnosis"] = [[always]] * len(frame)
+    frame["correct"] = [found == [always] for found in frame["findings"]]
+    result = audit_model(frame, resamples=50)
+    assert result["lesion_read_rate"] == 0 and result["lesion_read_rate_n"] == 10
+    assert result["causal_score"] == {"polyp": 0.75, "normal": 0.5, "ulcer": 0.25}[always]
+
+
+@given(st.lists(st.tuples(*[st.booleans()] * 4, *[st.booleans()] * 2), min_size=1, max_size=12))
+def test_a_lesion_is_read_where_all_that_was_asked_about_the_case_is_right(cases: list[tuple[bool, ...]]) -> None:
+    """Image, removal, control and transplant right or not; control and transplant there or not."""
+    rows, wanted = [], []
+    for index, (image, removed, control, moved, has_control, has_moved) in enumerate(cases):
+        name = f"c{index}"
+        rows.append(row("factual", name, ["polyp"], ["polyp" if image else "ulcer"]))
+        rows.append(row("removal", f"{name}-r", ["normal"], ["normal" if removed else "polyp"], source=name))
+        rows += [row("control", f"{name}-c", ["polyp"], ["polyp" if control else "normal"], source=name)] * has_control
+        rows += [row("transplant", f"{name}-t", ["polyp"], ["polyp" if moved else "normal"], source=name)] * has_moved
+        wanted.append(image and removed and (control or not has_control) and (moved or not has_moved))
+    found = lesion_read(judgements(pd.DataFrame(rows)))
+    assert dict(zip(found["id"], found["value"], strict=True)) == {f"c{i}": value for i, value in enumerate(wanted)}
+
+
+def test_a_case_without_a_removal_does_not_count_as_read() -> None:
+    frame = run_of({})
+    frame = frame[frame["id"] != "c0-removal"]
+    assert set(lesion_read(judgements(frame))["id"]) == {f"c{index}" for index in range(1, 10)}
 
 
 def test_calling_everything_normal_is_no_way_to_a_good_score() -> None:

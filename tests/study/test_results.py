@@ -55,7 +55,7 @@ def test_rates_and_score_of_one_run_are_those_of_its_own_audit(study: Path, resu
 
 def test_a_set_without_all_kinds_has_no_causal_score(result: dict[str, Any]) -> None:
     found = {key for key in result["table"] if key.startswith("unseen_fill/")}
-    assert found == {"unseen_fill/removal_normal_rate", "unseen_fill/control_keep_rate"}
+    assert found == {f"unseen_fill/{name}" for name in ("removal_normal_rate", "control_keep_rate", "lesion_read_rate")}
 
 
 def test_where_all_are_right_the_interval_still_has_a_width(result: dict[str, Any]) -> None:
@@ -134,7 +134,10 @@ def test_rates_of_a_set_on_the_studys_own_images_are_left_out_and_named(study: P
     assert repeated == {"unseen_fill": ["control"]}
     settings = read_study(out / "study.yaml")
     result = results(settings, *read_runs(out, settings), repeated=repeated, resamples=20)
-    assert {key for key in result["table"] if key.startswith("unseen_fill/")} == {"unseen_fill/removal_normal_rate"}
+    assert {key for key in result["table"] if key.startswith("unseen_fill/")} == {
+        "unseen_fill/removal_normal_rate",
+        "unseen_fill/lesion_read_rate",
+    }
     assert any(
         note.startswith("unseen_fill: its images of kind control are those of the study's own")
         for note in result["notes"]
