@@ -241,7 +241,7 @@ def test_a_wrong_command_line_is_named(study: Path, words: tuple[str, ...], mess
 def test_a_small_study_is_stopped_taken_over_and_finished(study: Path) -> None:
     """Real trainings on phantoms: one call begins, another takes over what it leaves, and writes the results."""
     out = study.parent / "out"
-    words = ("--seeds", "1")
+    words = ("--seeds", "1", "--sft.steps", "300")  # so many that the second call is there before they are done
     state = out / "arms" / "sft" / "seed1" / "sft"
     with call(study, *words, real=True) as first:
         until(lambda: (state / "progress.json").exists() and '"step": 0' not in (state / "progress.json").read_text())
@@ -254,13 +254,13 @@ def test_a_small_study_is_stopped_taken_over_and_finished(study: Path) -> None:
             said = ended(second)
             assert second.returncode == 0, said
     record = read_stage_file(state)
-    assert record is not None and (record.status, record.resumed, record.metrics["steps"]) == ("finished", 1, 40)
+    assert record is not None and (record.status, record.resumed, record.metrics["steps"]) == ("finished", 1, 300)
     aligned = read_stage_file(out / "arms" / "grpo" / "seed1" / "grpo")
     assert aligned is not None and (aligned.status, aligned.metrics["steps"]) == ("finished", 2)
     given = read_stage_file(out / "arms" / "grpo" / "seed1" / "sft")
     assert given is not None and given.metrics["made_by"]["digest"] == record.digest
     assert "missing: sft seed 2, grpo seed 2" in said
-    with call(study, "--results", real=True) as results:
+    with call(study, "--results", *words[2:], real=True) as results:
         said = ended(results)
         assert results.returncode == 0, said
     assert "not finished with these settings: sft seed 2, grpo seed 2" in said
