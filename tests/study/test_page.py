@@ -30,9 +30,9 @@ def test_the_page_needs_no_other_file_and_shows_every_arm(study: Path) -> None:
                   "GRPO &lt;ours&gt; against SFT longer", "80.0% · 60.0%"):  # fmt: skip
         assert words in text
     assert "<ours>" not in text
-    decides = text.split("Primary measure: causal score.")[1].split("</table>")[0]
+    decides = text.split("Primary measure: image, removal, control and transplant all right.")[1].split("</table>")[0]
     assert re.findall(r'<th scope="row">([^<]*)</th><td>([^<]*)</td>', decides) == [
-        ("GRPO &lt;ours&gt; against SFT longer", "+50.0"), ("GRPO &lt;ours&gt; against SFT", "+50.0"),
+        ("GRPO &lt;ours&gt; against SFT longer", "+100.0"), ("GRPO &lt;ours&gt; against SFT", "+100.0"),
         ("SFT longer against SFT", "+0.0"),
     ]  # fmt: skip
 
