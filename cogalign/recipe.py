@@ -229,6 +229,8 @@ class SftSettings:
     """Keep the vision encoder fixed (paper: yes)."""
     freeze_projector: bool = True
     """Keep the projector (the patch merger) fixed (paper: yes)."""
+    projector_learning_rate: float | None = None
+    """Peak learning rate of a projector that is trained; None is `learning_rate`."""
     max_length: int = 2048
     """Longest sequence in tokens, image tokens included; a longer sample is an error, never cut."""
     validate_every: int = 100
@@ -253,6 +255,8 @@ class SftSettings:
         for name in ("steps", "batch_size", "accumulate", "max_length", "checkpoint_every"):
             _require(getattr(self, name) >= 1, f"sft.{name}", getattr(self, name), "at least 1")
         _require(self.learning_rate > 0, "sft.learning_rate", self.learning_rate, "a positive number")
+        rate = self.projector_learning_rate
+        _require(rate is None or rate > 0, "sft.projector_learning_rate", rate, "null or a positive number")
 
 
 ModelRole = Literal["base", "sft", "aligned"]

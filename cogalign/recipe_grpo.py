@@ -122,8 +122,15 @@ class GrpoSettings:
     """Prompts of an optimizer step over all devices (paper: 256 completions / G)."""
     num_generations: int = 8
     """G, completions of a prompt (paper: 8)."""
+    freeze_projector: bool = True
+    """Keep a projector that stage 1 trained beside its adapter (`sft.freeze_projector: false`) as it is; with full weights stage 1's
+    settings hold."""
+    projector_learning_rate: float | None = None
+    """Peak learning rate of a projector that is trained; None is `learning_rate`."""
     demonstrations: int = 0
     """How many of the G are the case's own report instead of sampled: a group without a right answer then teaches (paper: none)."""
+    drafts: bool = False
+    """Guess completions from the cases' reports and check many tokens of a guess at once (`sampler: hf`); the distribution stays."""
     micro_batch: int = 32
     """Prompts sampled and scored at once on a device; gradients are accumulated over the rest."""
     steps_per_generation: int = 1
@@ -199,6 +206,8 @@ class GrpoSettings:
         for name in ("steps", "prompts_per_step", "micro_batch", "num_iterations", "max_completion_length",
                      "steps_per_generation", "reward_workers", "length_target"):  # fmt: skip
             _require(getattr(self, name) >= 1, f"grpo.{name}", getattr(self, name), "at least 1")
+        rate = self.projector_learning_rate
+        _require(rate is None or rate > 0, "grpo.projector_learning_rate", rate, "null or a positive number")
         _require(self.num_generations >= 2, "grpo.num_generations", self.num_generations, "at least 2")
         _require(0 <= self.demonstrations <= self.num_generations - 1, "grpo.demonstrations", self.demonstrations,
                  f"0 to num_generations - 1 = {self.num_generations - 1}: at least one completion is the policy's")  # fmt: skip

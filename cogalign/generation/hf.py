@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from cogalign.generation.drafts import Drafts
 from cogalign.generation.sampling import Rollout, SamplingSettings, sample
 from cogalign.models.load import LoadedModel
 from cogalign.models.prompts import encode_prompts, to_device
@@ -65,11 +66,13 @@ def generate(
     generator = None
     if temperature > 0 and seed is not None:
         generator = torch.Generator(device=loaded.device).manual_seed(seed)
+    # a model's answers resemble one another: those that it gave are guesses of those to come
+    drafts = Drafts() if temperature == 0 else None
     starts: Sequence[int] = range(0, len(images), batch_size)
     completions: list[list[Completion]] = []
     for start in track(starts, description) if description else starts:
         stop = start + batch_size
         prompt = to_device(encode_prompts(loaded.processor, images[start:stop], questions[start:stop]), loaded.device)
-        flat = decode(loaded, sample(loaded, prompt, settings, generator))
+        flat = decode(loaded, sample(loaded, prompt, settings, generator, drafts=drafts))
         completions += [flat[i : i + num_generations] for i in range(0, len(flat), num_generations)]
     return completions

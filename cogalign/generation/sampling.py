@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from cogalign.generation.drafts import Drafts
 from cogalign.generation.draw import draw
+from cogalign.generation.lookahead import look_ahead
 from cogalign.generation.plain import plain_sample
 from cogalign.generation.uniforms import Share, Uniforms
 from cogalign.models.head import allowed_logits
 from cogalign.models.load import LoadedModel
 from cogalign.models.merged import sampling_weights
 from cogalign.models.prefill import Prefill, prefill
-from cogalign.models.prompts import Inputs
+from cogalign.models.prompts import Inputs, pad_completions
 from cogalign.models.shared_prefix import DecodeAttention, attention_through
 from cogalign.training.heartbeat import beat
+from cogalign.training.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def sample(
     start: Prefill | None = None,
     place: Tensor | None = None,
     share: Share | None = None,
+    drafts: Drafts | None = None,
 ) -> Rollout:
     """Draw `settings.num_generations` completions for each of P prompts.
 
@@ -154,6 +158,9 @@ def sample(
         place: [P], which of the distinct prompts in `prompt` each of the P prompts is; None: they are the same.
         share: which prompts of a larger set the P prompts are: each gets the completions that it would get if the
             whole set were sampled at once; None: they are the set.
+        drafts: texts like those that will be sampled; completions are guessed from them and guesses checked many tokens
+            at once, for the same completions but for rounding (`cogalign.generation.lookahead`). Those that end are added.
+            None, and sharded or unshared models: token by token.
     """
     family, core = loaded.family, loaded.core
     if place is None:
@@ -170,10 +177,41 @@ def sample(
             return Rollout(*plain_sample(core, prompt, settings, end_ids(loaded), banned, pad, uniforms))
         with sampling_weights(loaded.model, (family.text_model(core), family.head(core))):
             begun = prefill(family, loaded.model, prompt) if start is None else start.detach()
-            return _sample(loaded, begun, place, settings, uniforms)
+            if drafts and not is_sharded(family.text_model(core)):
+                return _with_drafts(loaded, begun, place, settings, uniforms, drafts)
+            rollout = _sample(loaded, begun, place, settings, uniforms)
+        if drafts is not None:
+            for ids, mask in zip(rollout.ids, rollout.mask, strict=True):
+                drafts.learn(ids[mask.bool()].tolist())
+        return rollout
     finally:
         for part in training:
             part.training = True
+
+
+def _with_drafts(
+    loaded: LoadedModel,
+    start: Prefill,
+    place: Tensor,
+    settings: SamplingSettings,
+    uniforms: Uniforms | None,
+    drafts: Drafts,
+) -> Rollout:
+    limit, device = settings.max_completion_length, start.last.device
+    head, banned = loaded.family.head(loaded.core), banned_ids(loaded, device)
+    owner = place.repeat_interleave(settings.num_generations)
+    # of all places, since each completion gets to them in its own pass
+    numbers = None if uniforms is None else torch.stack([uniforms.next() for _ in range(limit)], 1)
+
+    def draw_tokens(hidden: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        uniform = None if numbers is None else numbers[rows, places]
+        logits = allowed_logits(head(hidden), banned)
+        return draw(logits, settings.temperature, settings.top_p, settings.top_k, uniform)
+
+    grown = look_ahead(loaded, start, owner, limit, end_ids(loaded), draw_tokens, drafts)
+    ids, mask = pad_completions([one.ids for one in grown], loaded.tokenizer.pad_token_id)
+    finished = torch.tensor([one.ended for one in grown], device=device)
+    return Rollout(ids.to(device), mask.to(device), finished)
 
 
 def _sample(

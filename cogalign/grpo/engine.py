@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cogalign.data.case import Case
 from cogalign.data.collator import question_of
+from cogalign.generation.drafts import Drafts
 from cogalign.generation.sampling import Rollout, SamplingSettings, sample
 from cogalign.generation.uniforms import Share
 from cogalign.grpo.demonstrations import with_demonstrations
@@ -125,16 +126,14 @@ class Engine:
             with torch.enable_grad():
                 prompts.start = prefill(self.loaded.family, self.loaded.model, prompts.inputs)
         generator = torch.Generator(device=self.device).manual_seed(seed)
-        rollout = sample(self.loaded, prompts.inputs, self.how, generator, prompts.start, prompts.place, share)
-        return MicroBatch(draws, self._with_demonstrations(rollout, draws), prompts)
-
-    def _with_demonstrations(self, rollout: Rollout, draws: Sequence[Draw]) -> Rollout:
-        """The completions, and behind those of each case its own report as often as the recipe says."""
-        if not self.settings.demonstrations:
-            return rollout
-        answers = encode_answers(self.loaded.processor, [draw.case.answer for draw in draws])
-        pad = self.loaded.tokenizer.pad_token_id
-        return with_demonstrations(rollout, answers, self.settings.demonstrations, pad)
+        told, drafted = self.settings.demonstrations, self.settings.drafts
+        answers = encode_answers(self.loaded.processor, [draw.case.answer for draw in draws] if told or drafted else [])
+        # of this step's reports alone: a run that goes on from a checkpoint guesses as one that was never stopped
+        drafts = Drafts(answers) if drafted else None
+        rollout = sample(self.loaded, prompts.inputs, self.how, generator, prompts.start, prompts.place, share, drafts)
+        if told:
+            rollout = with_demonstrations(rollout, answers, told, self.loaded.tokenizer.pad_token_id)
+        return MicroBatch(draws, rollout, prompts)
 
     def _can_keep(self) -> bool:
         """Whether the pass that samples is the pass that trains: shared prompts, no dropout, no sharded weights."""

@@ -29,6 +29,7 @@ from cogalign.grpo.ranks import Ranks
 from cogalign.grpo.recut import recut
 from cogalign.grpo.rewards.pool import RewardPool
 from cogalign.grpo.vllm_rollouts import VllmRollouts
+from cogalign.models.adapt import parameter_groups
 from cogalign.models.blocks import configure_sharding
 from cogalign.models.load import LoadedModel
 from cogalign.recipe import GrpoSettings
@@ -141,9 +142,12 @@ class GrpoModule(LightningModule):
     def _update(self, part: Slice, watch: Stopwatch) -> dict[str, float]:
         """One optimizer step on the completions of `part`."""
         optimizer: Any = self.optimizers()
-        rate = self.settings.learning_rate * learning_rate_factor(self.optimizer_step_count, self.settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        factor = learning_rate_factor(self.optimizer_step_count, self.settings)
+        rate = self.settings.learning_rate * factor
+        peaks = (self.settings.learning_rate, self.settings.projector_learning_rate)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=False):  # the second only with a rate of its own
+            assert peak is not None
+            group["lr"] = peak * factor
         optimizer.zero_grad()
         normalizer = self._normalizer(part)
         loss_sum = torch.zeros(1, dtype=torch.float64, device=self.device)
@@ -253,8 +257,9 @@ class GrpoModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW on what is trainable."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trainable, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
+        settings = self.settings
+        groups = parameter_groups(self.loaded, settings.learning_rate, settings.projector_learning_rate)
+        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Trainable weights, our own counters, and the completions that are still to be used, of every rank."""

@@ -17,11 +17,11 @@ from cogalign.grpo.module import GrpoModule
 from cogalign.grpo.rewards.build import build_rewards
 from cogalign.grpo.rewards.pool import RewardPool
 from cogalign.grpo.vllm_rollouts import VllmRollouts
-from cogalign.models.adapt import save_checkpoint, set_trainable, train_all
+from cogalign.models.adapt import POLICY, save_checkpoint, set_trainable, train_all
 from cogalign.models.blocks import prepare_blocks
 from cogalign.models.load import LoadedModel, load_model, parameter_counts
 from cogalign.models.pixel_cache import cached
-from cogalign.recipe import PARTS, Recipe
+from cogalign.recipe import PARTS, GrpoSettings, Recipe
 from cogalign.training.atomic import readable
 from cogalign.training.context import StageContext
 from cogalign.training.finite import FiniteGuard
@@ -96,12 +96,23 @@ def prepare_model(context: StageContext) -> LoadedModel:
     loaded = load_model(recipe.model, context.checkpoint("sft"), device="cpu")
     loaded.model.requires_grad_(False)
     if hasattr(loaded.model, "peft_config"):
-        set_trainable(
-            loaded
-        )  # a projector that stage 1 trained stays as it is: each image is encoded once a generation
+        _check_projector(loaded, recipe.grpo)
+        # while the projector stays as it is, each image is encoded once a generation
+        set_trainable(loaded, recipe.grpo.freeze_projector)
     else:
         train_all(loaded, recipe.sft.freeze_vision, recipe.sft.freeze_projector)
     return prepare_blocks(loaded, recipe.trainer, "grpo")
+
+
+def _check_projector(loaded: LoadedModel, settings: GrpoSettings) -> None:
+    """Raise where the projector is to be trained and the adapter holds none."""
+    if settings.freeze_projector:
+        return
+    if not loaded.model.peft_config[POLICY].modules_to_save:
+        raise ValueError(
+            "grpo.freeze_projector: found false and an adapter of stage 1 without a projector; set it to true, or "
+            "sft.freeze_projector to false"
+        )
 
 
 def prompt_sampler(recipe: Recipe, cases: PairReader, stream: str, rank: int, world_size: int) -> PromptSampler:

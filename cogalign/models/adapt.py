@@ -86,6 +86,30 @@ def set_trainable(loaded: LoadedModel, freeze_projector: bool = True) -> None:
         part.requires_grad_(not freeze_projector)
 
 
+def parameter_groups(loaded: LoadedModel, rate: float, projector_rate: float | None) -> list[dict[str, Any]]:
+    """What is trained, as groups of an optimizer: the projector by itself, if it has a learning rate of its own.
+
+    Args:
+        loaded: the model; what requires a gradient is trained.
+        rate: learning rate.
+        projector_rate: that of the projector; None: the same.
+
+    Raises:
+        ValueError: the projector has a learning rate and is not trained.
+    """
+    trained = {name: part for name, part in loaded.core.named_parameters() if part.requires_grad}
+    if projector_rate is None:
+        return [{"params": list(trained.values()), "lr": rate}]
+    projector = [part for name, part in trained.items() if loaded.family.is_projector(name)]
+    if not projector:
+        raise ValueError(
+            f"projector_learning_rate: found {projector_rate:g}, but the projector is not trained; set it to null, or "
+            "freeze_projector to false"
+        )
+    rest = [part for name, part in trained.items() if not loaded.family.is_projector(name)]
+    return [{"params": rest, "lr": rate}, {"params": projector, "lr": projector_rate}]
+
+
 class Reference:
     """The frozen model that GRPO's KL divergence is taken from.
 

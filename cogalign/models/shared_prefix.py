@@ -127,6 +127,24 @@ def prefix_attention(
     return out, lse.to(out.dtype)
 
 
+def prompt_attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention [P, kv heads, T, D] of few queries to prompts, and its log-sum-exp [P, kv heads, T, 1].
+
+    Args:
+        query: [P, kv heads, T, D], scaled.
+        keys: [P, kv heads, D, L].
+        values: [P, kv heads, L, D].
+        bias: [P, 1, 1, L], -inf on padding; None where there is none.
+    """
+    scores = query @ keys
+    if bias is not None:
+        scores += bias
+    largest = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(largest).exp_()
+    total = weights.sum(-1, keepdim=True)
+    return (weights @ values).div_(total), total.log().add_(largest)
+
+
 class DecodeAttention:
     """One new token a row; rows of one prompt are computed together against its keys.
 
@@ -170,23 +188,13 @@ class DecodeAttention:
         query = query.reshape(n, shared, repeats, width) * scaling
         table = query.view(-1, self.width, shared, repeats, width) if self.whole else query[self.table]
         together = table.transpose(1, 2).reshape(len(self.table), shared, self.width * repeats, width)
-        out, lse = self._prompt(layer, together)
+        out, lse = prompt_attention(together, self.keys[layer], self.values[layer], self.bias)
         out = self._rows(out.view(len(self.table), shared, self.width, repeats, width))
         lse = self._rows(lse.view(len(self.table), shared, self.width, repeats, 1))
         scores = query @ key.transpose(-1, -2)
         weights = torch.cat([lse, scores], -1).softmax(-1)  # the prompt as a whole is one more "key"
         result = torch.addcmul(weights[..., 1:] @ value, weights[..., :1], out)
         return result.reshape(n, 1, heads, width)
-
-    def _prompt(self, layer: int, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention to the prompt [P, kv heads, T, D] and its log-sum-exp [P, kv heads, T, 1], of few queries."""
-        scores = query @ self.keys[layer]
-        if self.bias is not None:
-            scores += self.bias
-        largest = scores.amax(-1, keepdim=True)
-        weights = scores.sub_(largest).exp_()
-        total = weights.sum(-1, keepdim=True)
-        return (weights @ self.values[layer]).div_(total), total.log().add_(largest)
 
     def _rows(self, values: Tensor) -> Tensor:
         """[prompts, kv heads, width, ...] as rows [N, kv heads, ...]."""

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional
 
+from cogalign.models.adapt import parameter_groups
 from cogalign.models.blocks import configure_sharding
 from cogalign.models.inputs import padding_is_behind
 from cogalign.models.load import LoadedModel
@@ -219,9 +220,9 @@ class SftModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW on what is trainable; warm-up and cosine decay by optimizer step."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
         settings = self.settings
-        optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        groups = parameter_groups(self.loaded, settings.learning_rate, settings.projector_learning_rate)
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, settings.steps, settings.warmup_share)
         )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cogalign.generation.drafts import Drafts
 from cogalign.generation.plain import cut
 from cogalign.generation.sampling import SamplingSettings, sample
 from cogalign.models.head import allowed_logits
@@ -32,6 +33,14 @@ def test_greedy_decoding_is_that_of_transformers(twin: LoadedModel, image_rows: 
     assert len({tuple(row) for row in expected.tolist()}) == len(QUESTIONS) and len(expected.unique()) > 8
     rollout = sample(twin, prompt, SamplingSettings(LENGTH, group, temperature=0.0))
     assert torch.equal(rollout.ids, expected.repeat_interleave(group, 0)[:, : rollout.ids.shape[1]])
+
+
+def test_with_drafts_it_is_the_same(twin: LoadedModel, image_rows: Rows) -> None:
+    prompt = twins.encode(twin, image_rows, QUESTIONS, "left")
+    how = SamplingSettings(LENGTH, 2)
+    plain = sample(twin, prompt, how, torch.Generator().manual_seed(2))
+    known = Drafts([[*ids[:4], 5, *ids[5:]] for ids in plain.ids[::3].tolist()])
+    assert torch.equal(sample(twin, prompt, how, torch.Generator().manual_seed(2), drafts=known).ids, plain.ids)
 
 
 def likelihoods(loaded: LoadedModel, prompt: dict[str, Tensor], temperature: float) -> Tensor:

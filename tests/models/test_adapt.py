@@ -8,7 +8,16 @@ import torch
 from PIL import Image
 
 from cogalign.generation.vllm_server import require_adapter
-from cogalign.models.adapt import POLICY, REFERENCE, Reference, add_lora, save_checkpoint, set_trainable, train_all
+from cogalign.models.adapt import (
+    POLICY,
+    REFERENCE,
+    Reference,
+    add_lora,
+    parameter_groups,
+    save_checkpoint,
+    set_trainable,
+    train_all,
+)
 from cogalign.models.load import LoadedModel, load_model
 from cogalign.models.prompts import Inputs, encode_prompts
 from cogalign.recipe import LoraSettings, ModelSettings, SftSettings
@@ -156,6 +165,25 @@ def test_an_adapter_with_a_projector_is_refused_where_a_server_samples(own_tiny:
     loaded = add_lora(own_tiny, LoraSettings(r=2), seed=0, freeze_projector=False)
     with pytest.raises(ValueError, match=r"holds a trained projector \(sft.freeze_projector: false\), wanted hf"):
         require_adapter(loaded)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_projector_gets_a_learning_rate_of_its_own(own_tiny: LoadedModel, whole: bool) -> None:
+    loaded = train_all(own_tiny, True, False) if whole else add_lora(own_tiny, LoraSettings(r=2), 0, False)
+    trained = {id(p) for p in loaded.model.parameters() if p.requires_grad}
+    (one,) = parameter_groups(loaded, 1e-4, None)
+    assert one["lr"] == 1e-4 and {id(p) for p in one["params"]} == trained
+    rest, projector = parameter_groups(loaded, 1e-4, 1e-3)
+    assert (rest["lr"], projector["lr"]) == (1e-4, 1e-3)
+    parts = [{id(p) for p in group["params"]} for group in (rest, projector)]
+    assert parts[0] | parts[1] == trained and not parts[0] & parts[1]
+    names = {name for name, p in loaded.core.named_parameters() if id(p) in parts[1]}
+    assert names and all(loaded.family.is_projector(name) for name in names)
+
+
+def test_refuses_a_learning_rate_of_a_projector_that_is_not_trained(own_tiny: LoadedModel) -> None:
+    with pytest.raises(ValueError, match=r"found 0\.001, but the projector is not trained; set it to null"):
+        parameter_groups(add_lora(own_tiny, LoraSettings(r=2), 0), 1e-4, 1e-3)
 
 
 def test_a_training_checkpoint_holds_the_projector_and_gives_it_back_exactly(own_tiny: LoadedModel) -> None:

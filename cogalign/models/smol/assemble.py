@@ -17,6 +17,7 @@ from cogalign.models.smol.folder import new_folder
 from cogalign.models.smol.join import join
 from cogalign.models.smol.packages import TEXT, VISION, Found, find, sha256
 from cogalign.models.smol.parts import Parts, packaged_parts
+from cogalign.models.smol.projector import WIDER
 from cogalign.models.smol.twin import random_parts
 from cogalign.training.atomic import write_json, write_text
 
@@ -84,7 +85,9 @@ def write(
              "licence": f.package.licence, "what": f.package.what}
             for f in found
         ],
-        "projector": {"images": len(images), "source": source, "sha256": pixel_digest(images), "seed": seed},
+        "projector": {
+            "images": len(images), "source": source, "sha256": pixel_digest(images), "seed": seed, "wider": WIDER,
+        },
         "dtype": dtype,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "sha256": sha256(folder / "model.safetensors"),

@@ -11,14 +11,17 @@ from torch.nn.functional import gelu
 LEAST_SPREAD = 1.0
 """Least standard deviation by which a channel is divided, in mean ones: what phantoms hardly excite photographs may,
 and must not be blown up then."""
+WIDER = 20.0
+"""How much wider the outputs are spread than the embeddings of text: what the layers add to a token soon drowns one that is
+spread as narrowly, and training must then work against it (measured: docs/smol.md)."""
 
 
 def projector_start(features: Tensor, embeddings: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """Weights of `linear_2(gelu(linear_1(x)))` whose outputs are spread like the language model's own embeddings.
+    """Weights of `linear_2(gelu(linear_1(x)))` whose outputs are spread about the mean of the language model's embeddings.
 
     `linear_1` takes each channel less its mean over its standard deviation (over the mean one, where that is larger) and
     mixes them at random; `linear_2` mixes at random, then scale and bias give the outputs the mean vector of the embeddings
-    and the same mean square about it. (In the spirit of Krähenbühl et al. 2016, arXiv:1511.06856.)
+    and `WIDER` times the spread about it. (In the spirit of Krähenbühl et al. 2016, arXiv:1511.06856.)
 
     Args:
         features: [N, C] of the vision tower, a row a visual token.
@@ -42,7 +45,7 @@ def projector_start(features: Tensor, embeddings: Tensor, seed: int = 0) -> dict
     second = _random(e.shape[1], e.shape[1], generator)
     out = gelu(x @ first.T + bias) @ second.T
     centre = out.mean(0)
-    scale = _spread(e - e.mean(0)) / _spread(out - centre)
+    scale = WIDER * _spread(e - e.mean(0)) / _spread(out - centre)
     weights = {
         "linear_1.weight": first,
         "linear_1.bias": bias,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cogalign.models.lite0 import REPEATS, TIMM_NAME, timm_key
 from cogalign.models.smol.join import ROWS, join, more_rows, visual_features
+from cogalign.models.smol.projector import WIDER
 from cogalign.models.smol.twin import random_parts
 
 
@@ -25,14 +26,14 @@ def test_every_part_keeps_its_weights(images: list[Image.Image]) -> None:
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight, "tied"
 
 
-def test_visual_tokens_are_spread_as_the_embeddings_of_text(images: list[Image.Image]) -> None:
+def test_visual_tokens_are_spread_about_the_mean_of_the_embeddings_of_text(images: list[Image.Image]) -> None:
     parts = random_parts(1)
     model, processor = join(parts, images)
     with torch.no_grad():
         out = model.model.multi_modal_projector(visual_features(model, processor, images))
     rows = parts.text["embed_tokens.weight"]
-    torch.testing.assert_close(out.mean(0), rows.mean(0), rtol=0, atol=1e-4)
-    torch.testing.assert_close(out.var(0, unbiased=False).mean(), rows.var(0, unbiased=False).mean())
+    torch.testing.assert_close(out.mean(0), rows.mean(0), rtol=0, atol=1e-4 * WIDER)
+    torch.testing.assert_close(out.var(0, unbiased=False).mean(), WIDER**2 * rows.var(0, unbiased=False).mean())
 
 
 def test_joining_leaves_the_random_numbers_of_others_alone(images: list[Image.Image]) -> None:

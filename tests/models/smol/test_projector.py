@@ -1,4 +1,4 @@
-"""The projector's start: visual tokens spread like the embeddings of text."""
+"""The projector's start: visual tokens spread about the mean of the embeddings of text, more widely."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from cogalign.models.smol.projector import projector_start
+from cogalign.models.smol.projector import WIDER, projector_start
 
 
 def project(weights: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -25,14 +25,14 @@ def data(seed: int, scale: float = 1.0, shift: float = 0.0) -> tuple[Tensor, Ten
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from((0.01, 1.0, 300.0)), st.sampled_from((0.0, 5.0)))
-def test_outputs_have_the_mean_and_spread_of_the_embeddings_whatever_the_features(
+def test_outputs_have_the_mean_and_a_multiple_of_the_spread_of_the_embeddings_whatever_the_features(
     seed: int, scale: float, shift: float
 ) -> None:
     features, embeddings = data(seed, scale, shift)
     out = project(projector_start(features, embeddings, seed), features)
-    torch.testing.assert_close(out.mean(0), embeddings.mean(0), rtol=0, atol=1e-3)
-    spread = (out - out.mean(0)).square().mean() / (embeddings - embeddings.mean(0)).square().mean()
-    assert spread.item() == pytest.approx(1.0, abs=0.01)
+    torch.testing.assert_close(out.mean(0), embeddings.mean(0), rtol=0, atol=1e-3 * WIDER)
+    variance = (out - out.mean(0)).square().mean() / (embeddings - embeddings.mean(0)).square().mean()
+    assert variance.sqrt().item() == pytest.approx(WIDER, rel=0.01)
 
 
 def test_the_seed_decides_the_weights() -> None:
