@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cogalign import __version__
-from cogalign.recipe import PARTS, Recipe
+from cogalign.recipe import Recipe
 from cogalign.training.context import StageContext
 
 ACCURACY = ("accuracy", "accuracy_multi_label", "macro_f1", "cognition_recall", "format_rate", "n")
@@ -72,11 +72,10 @@ def _method(recipe: Recipe) -> Iterator[str]:
     )
     if role == "aligned":
         grpo, counterfactual = recipe.grpo, recipe.counterfactual
-        shares = ", ".join(f"{part} {getattr(grpo.mix, part):g}" for part in PARTS if getattr(grpo.mix, part))
         yield f"Counterfactuals: {', '.join(counterfactual.interventions)}; fill {counterfactual.fill}."
         yield (
             f"GRPO: {grpo.steps} steps of {grpo.prompts_per_step} prompts with {grpo.num_generations} completions, "
-            f"shares {shares}; learning rate {grpo.learning_rate:g}, beta {grpo.beta:g}; rewards for format, cognition "
+            f"shares {grpo.mix}; learning rate {grpo.learning_rate:g}, beta {grpo.beta:g}; rewards for format, cognition "
             f"and diagnosis with the weights {grpo.reward_weights.format:g}, {grpo.reward_weights.cognition:g}, "
             f"{grpo.reward_weights.diagnosis:g}."
         )

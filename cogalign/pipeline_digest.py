@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from cogalign.recipe import STAGES, MixSettings, Recipe
 from cogalign.training.context import STAGE_OF_ROLE
+from cogalign.training.file_digest import sha256_of
 from cogalign.training.given import checkpoint_digest, given_checkpoint
 from cogalign.training.stage_file import digest_of, read_stage_file
 
@@ -52,7 +52,7 @@ def inputs_of(recipe: Recipe, stage: str) -> list[str]:
 
 def _pairs_of(mix: MixSettings) -> list[str]:
     """The stage that makes the counterfactuals, if a mix has any."""
-    return ["counterfactual"] if mix.removal or mix.control or mix.transplant else []
+    return ["counterfactual"] if mix.interventions else []
 
 
 def made_before(recipe: Recipe) -> list[str]:
@@ -157,7 +157,7 @@ def _of_pairs(recipe: Recipe) -> dict[str, Any]:
     if masks.segmenter not in (None, "run"):
         folder = Path(str(masks.segmenter)).expanduser()
         files = [folder / name for name in ("config.json", "model.safetensors")]
-        found["segmenter"] = [sha256(path.read_bytes()).hexdigest() for path in files if path.is_file()]
+        found["segmenter"] = [sha256_of(path) for path in files if path.is_file()]
     if "grounding" in masks.evidence and masks.grounding.url is None:
         found |= {"model": asdict(recipe.model)}
     return found

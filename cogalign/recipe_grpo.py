@@ -111,6 +111,19 @@ class MixSettings:
         _require(min(shares) >= 0 and sum(shares) > 0, "grpo.mix or sft.mix", shares,
                  "shares of which one is positive, none negative")  # fmt: skip
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """The parts that the mix has, with their shares."""
+        return {part: float(getattr(self, part)) for part in PARTS if getattr(self, part) > 0}
+
+    @property
+    def interventions(self) -> list[str]:
+        """The interventions that the mix has."""
+        return [part for part in self.shares if part != "factual"]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{part} {share:g}" for part, share in self.shares.items())
+
 
 @dataclass
 class GrpoSettings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from cogalign.data.caseset import METADATA, read_case_set
 from cogalign.data.paths import allow_links_into, inside
 from cogalign.recipe import DataSettings, ImportSettings
 from cogalign.training.atomic import write_json
+from cogalign.training.file_digest import sha256_of
 from cogalign.training.progress import say
 
 if TYPE_CHECKING:
@@ -175,8 +175,7 @@ def case_set_digest(root: str | os.PathLike[str]) -> str:
     path = Path(root) / METADATA
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a case set is a folder of images with a {METADATA}")
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _source(settings: DataSettings) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 
 from cogalign.data.case import Case
+from cogalign.training.file_digest import sha256_of
 
 FACTUAL = "factual"
 BETWEEN = "/"
@@ -67,7 +67,7 @@ class Answered:
         for case in cases:
             file = path(case)
             try:
-                image = sha256(file.read_bytes()).hexdigest()
+                image = sha256_of(file)
             except FileNotFoundError:
                 raise FileNotFoundError(f"case {case.id!r}: {file}: no such image") from None
             first = self._first.setdefault((image, case.question), (kind, case.id))

@@ -21,7 +21,7 @@ CURVES = {
     "rewards/cognition/mean": ("cognition", "#007a5a", "--"),
     "rewards/diagnosis/mean": ("diagnosis", "#0069aa", "-"),
 }
-_SETTINGS: Any = {
+SETTINGS: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "sans-serif"], "font.size": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#999999", "axes.labelcolor": INK,
     "text.color": INK, "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "path", "svg.hashsalt": "cogalign",
@@ -34,9 +34,11 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as an SVG data address."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context(SETTINGS):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -64,7 +66,7 @@ def accuracy_plot(models: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """
     splits = list(dict.fromkeys(split for metrics in models.values() for split in metrics))
     width = 0.8 / max(1, len(models))
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = _figure(max(4.8, 1.6 + 1.15 * len(splits) * len(models) ** 0.8), 3.5)
         axis = figure.subplots()
         for number, (role, metrics) in enumerate(models.items()):
@@ -85,7 +87,7 @@ def accuracy_plot(models: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         axis.set_ylim(0, 1.08)
         axis.set_ylabel("accuracy (exact set match)")
         figure.legend(loc="outside upper center", ncols=len(models), frameon=False)
-        return _svg(figure)
+        return svg(figure)
 
 
 def interval_plot(rows: Mapping[str, Mapping[str, tuple[float | None, Interval]]], xlabel: str = "") -> str:
@@ -97,7 +99,7 @@ def interval_plot(rows: Mapping[str, Mapping[str, tuple[float | None, Interval]]
     """
     roles = list(dict.fromkeys(role for values in rows.values() for role in values))
     step = 0.7 / max(1, len(roles))
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = _figure(7.6, 0.9 + (0.18 + 0.17 * max(1.6, len(roles))) * len(rows))
         axis = figure.subplots()
         for number, role in enumerate(roles):
@@ -121,7 +123,7 @@ def interval_plot(rows: Mapping[str, Mapping[str, tuple[float | None, Interval]]
         axis.set_xlabel(xlabel)
         axis.tick_params(axis="y", length=0, pad=9)  # markers at 0 stay clear of the labels
         figure.legend(loc="outside upper center", ncols=max(1, len(roles)), frameon=False)
-        return _svg(figure)
+        return svg(figure)
 
 
 def reward_plot(curves: pd.DataFrame) -> str:
@@ -134,7 +136,7 @@ def reward_plot(curves: pd.DataFrame) -> str:
     alone = [name for name in ("reward", "kl") if name in curves and curves[name].notna().any()]
     panels = ([parts] if parts else []) + [[name] for name in alone]
     window = max(1, len(curves) // 20)
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = _figure(3.5 * len(panels), 2.9)
         for axis, names in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
             for name in names:
@@ -150,4 +152,4 @@ def reward_plot(curves: pd.DataFrame) -> str:
             if names == parts:
                 axis.set_ylim(-0.03, 1.05)
                 axis.legend(frameon=False, fontsize=9)
-        return _svg(figure)
+        return svg(figure)

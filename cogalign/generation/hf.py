@@ -14,6 +14,9 @@ from cogalign.models.load import LoadedModel
 from cogalign.models.prompts import encode_prompts, to_device
 from cogalign.training.progress import track
 
+FIRST = 4
+"""Prompts that are answered token by token before answers are guessed."""
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -68,10 +71,11 @@ def generate(
         generator = torch.Generator(device=loaded.device).manual_seed(seed)
     # a model's answers resemble one another: those that it gave are guesses of those to come
     drafts = Drafts() if temperature == 0 else None
-    starts: Sequence[int] = range(0, len(images), batch_size)
+    first = min(FIRST, batch_size) if drafts is not None else batch_size
+    starts: Sequence[int] = [0, *range(first, len(images), batch_size)] if images else []
     completions: list[list[Completion]] = []
     for start in track(starts, description) if description else starts:
-        stop = start + batch_size
+        stop = start + (batch_size if start else first)
         prompt = to_device(encode_prompts(loaded.processor, images[start:stop], questions[start:stop]), loaded.device)
         flat = decode(loaded, sample(loaded, prompt, settings, generator, drafts=drafts))
         completions += [flat[i : i + num_generations] for i in range(0, len(flat), num_generations)]

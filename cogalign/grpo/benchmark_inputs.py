@@ -13,7 +13,7 @@ from cogalign.data.prepare import SETTINGS, prepare
 from cogalign.grpo.stage import PairReader, open_cases, prepare_model
 from cogalign.models.adapt import add_lora, train_all
 from cogalign.models.load import LoadedModel, load_model
-from cogalign.recipe import PARTS, DataSettings, MixSettings, Recipe
+from cogalign.recipe import DataSettings, MixSettings, Recipe
 from cogalign.training.context import StageContext
 from cogalign.training.seeding import derive_seed
 from cogalign.training.trainer import uses_gpu
@@ -74,8 +74,7 @@ def find_cases(recipe: Recipe, steps: int, work: Path) -> FoundCases:
         where = str(folder)
     recipe = replace(recipe, data=replace(recipe.data, case_set=str(folder), phantom=None, imports=None))
     context = StageContext(recipe, recipe.run_dir, "grpo")
-    mix = recipe.grpo.mix
-    wanted = [part for part in PARTS if part != "factual" and getattr(mix, part) > 0]
+    wanted = recipe.grpo.mix.interventions
     lacking = wanted
     if own and (context.counterfactual_dir / METADATA).is_file():
         pools = open_cases(context).pools()

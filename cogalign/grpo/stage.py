@@ -77,8 +77,7 @@ def open_cases(context: StageContext) -> PairReader:
     Raises:
         FileNotFoundError: the mix asks for counterfactuals and the stage `counterfactual` has not run.
     """
-    mix = context.recipe.grpo.mix
-    wanted = [part for part in PARTS if part != "factual" and getattr(mix, part) > 0]
+    wanted = context.recipe.grpo.mix.interventions
     factual = with_findings(read_case_set(context.case_set_dir))
     if not wanted:
         return PairReader(factual, None)

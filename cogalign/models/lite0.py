@@ -70,13 +70,13 @@ def _stage_and_place(index: int) -> tuple[int, int]:
     raise KeyError(f"block {index}: wanted one of {sum(REPEATS)}")
 
 
-def lite0_state_dict() -> dict[str, torch.Tensor]:
-    """The weights under timm's names.
+def lite0_state_dict(path: Path | None = None) -> dict[str, torch.Tensor]:
+    """The weights under timm's names, of the file `path` or of the installed package.
 
     Raises:
         ValueError, FileNotFoundError: as `weights_file`.
     """
-    content: dict[str, torch.Tensor] = torch.load(weights_file(), map_location="cpu", weights_only=True)
+    content: dict[str, torch.Tensor] = torch.load(path or weights_file(), map_location="cpu", weights_only=True)
     return {timm_key(key): value for key, value in content.items()}
 
 

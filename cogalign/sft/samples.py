@@ -9,15 +9,10 @@ import numpy as np
 from cogalign.data.caseset import CaseSet, read_case_set
 from cogalign.data.datamodule import CaseDataset, MixedCases
 from cogalign.data.mixed import Mixture, part_sequence
-from cogalign.recipe import PARTS, Recipe, SftSettings
+from cogalign.recipe import PARTS, Recipe
 from cogalign.training.context import StageContext
 
 SPLIT = "train"
-
-
-def has_counterfactuals(settings: SftSettings) -> bool:
-    """Whether the mix asks for more than the cases as they are."""
-    return any(getattr(settings.mix, part) > 0 for part in PARTS if part != "factual")
 
 
 def open_pairs(context: StageContext) -> CaseSet | None:
@@ -26,7 +21,7 @@ def open_pairs(context: StageContext) -> CaseSet | None:
     Raises:
         FileNotFoundError: there are none yet.
     """
-    if not has_counterfactuals(context.recipe.sft):
+    if not context.recipe.sft.mix.interventions:
         return None
     folder = context.counterfactual_dir
     if not (folder / "metadata.jsonl").is_file():
@@ -57,7 +52,7 @@ def training_samples(recipe: Recipe, case_set: CaseSet, pairs: CaseSet | None) -
     factual = CaseDataset(case_set, cases)
     if pairs is None:
         return factual, None
-    shares = {part: float(getattr(settings.mix, part)) for part in PARTS if getattr(settings.mix, part) > 0}
+    shares = settings.mix.shares
     made = [case for case in pairs.cases if case.split == SPLIT]
     found = Counter(case.intervention for case in made)
     for part in shares:
@@ -77,6 +72,6 @@ def training_samples(recipe: Recipe, case_set: CaseSet, pairs: CaseSet | None) -
 
 def counts_of(recipe: Recipe, samples: int) -> dict[str, int]:
     """How many of the first samples are of each part of the mix."""
-    shares = {part: float(getattr(recipe.sft.mix, part)) for part in PARTS if getattr(recipe.sft.mix, part) > 0}
+    shares = recipe.sft.mix.shares
     counts = np.bincount(part_sequence(tuple(shares.values()), samples)[0], minlength=len(shares))
     return dict(zip(shares, counts.tolist(), strict=True))

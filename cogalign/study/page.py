@@ -9,10 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from cogalign.evaluation.plots import svg
 from cogalign.evaluation.report import p_text
 from cogalign.study.measures import OWN, SCORE
 from cogalign.study.pictures import pictures
-from cogalign.study.plots import curves, forest, svg
+from cogalign.study.plots import curves, forest
 from cogalign.study.runs import ArmRun, read_curves
 from cogalign.study.settings import StudySettings
 from cogalign.training.progress import format_seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cogalign.evaluation.plots import GRID, INK
+from cogalign.evaluation.plots import GRID, SETTINGS
 
 COLOURS = ("#767676", "#d98200", "#007a5a", "#b0428f", "#c8443a", "#0069aa", "#5b4bb5", "#8a6d00", "#2e8fb8", "#444444")
 """Colours of the arms in the study's order, after Okabe and Ito, darkened for contrast on white; then they repeat."""
@@ -25,11 +24,7 @@ PANELS = {
     "rewards/diagnosis/mean": "GRPO: diagnosis reward",
     "kl": "GRPO: KL divergence",
 }
-_SETTINGS: Any = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Arial", "sans-serif"], "font.size": 9.5,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#999999", "axes.labelcolor": INK,
-    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "path", "svg.hashsalt": "cogalign",
-}  # fmt: skip
+_SETTINGS: Any = {**SETTINGS, "font.size": 9.5}
 
 
 Panel = tuple[str, Mapping[str, Mapping[str, Any]], bool, str]
@@ -129,20 +124,9 @@ def curves(frames: Mapping[str, Sequence[pd.DataFrame]], titles: Mapping[str, st
     return figure
 
 
-def svg(figure: Figure) -> str:
-    """The figure as an SVG data address."""
-    return "data:image/svg+xml;base64," + base64.b64encode(_saved(figure, "svg", metadata={"Date": None})).decode(
-        "ascii"
-    )
-
-
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file, 150 dots an inch."""
-    return _saved(figure, "png", dpi=150, metadata={"Software": None})
-
-
-def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(_SETTINGS):
-        figure.savefig(buffer, format=kind, **options)
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()

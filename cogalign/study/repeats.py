@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from cogalign.data.caseset import METADATA, CaseSet, read_case_set
 from cogalign.evaluation.audit import RATES
 from cogalign.evaluation.audit_sets import kind_in
+from cogalign.training.file_digest import sha256_of
 
 
 def case_set(folder: Path) -> CaseSet | None:
@@ -49,10 +49,6 @@ def _image(folder: CaseSet, name: str) -> tuple[str, str]:
     """Content of a case's image, by checksum; its id where the file is gone, which equals no other."""
     case = folder.by_id.get(name)
     try:
-        return (
-            ("image", sha256(folder.path(case.file_name).read_bytes()).hexdigest())
-            if case
-            else (str(folder.root), name)
-        )
+        return ("image", sha256_of(folder.path(case.file_name))) if case else (str(folder.root), name)
     except FileNotFoundError:
         return str(folder.root), name

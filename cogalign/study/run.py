@@ -239,12 +239,10 @@ def listing(plan: Plan, chosen: Collection[str] | None = None) -> str:
 
 def _mix(plan: Plan, run: Run) -> str:
     """Shares of the cases and of each intervention, e.g. `factual 1, removal 1`."""
-    from cogalign.recipe import PARTS
-
     if run.arm is None:
         return "-"
     mix = run.recipe.sft.mix if plan.study.arms[run.arm].trains == "sft" else run.recipe.grpo.mix
-    return ", ".join(f"{part} {getattr(mix, part):g}" for part in PARTS if getattr(mix, part))
+    return str(mix)
 
 
 def runs_of(plan: Plan, arms: Collection[str], seeds: Collection[int]) -> set[str]:

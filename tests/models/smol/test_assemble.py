@@ -13,8 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from cogalign.cli import main
 from cogalign.cli_models import IMAGES, image_files
 from cogalign.models.smol.assemble import assemble_twin
-from cogalign.models.smol.packages import sha256
 from cogalign.models.smol.twin import SIDE, STRIDE
+from cogalign.training.file_digest import sha256_of
 
 
 def test_auto_classes_open_it_and_an_image_has_its_visual_tokens(twin_folder: Path, images: list[Image.Image]) -> None:
@@ -57,12 +57,12 @@ def test_the_same_images_and_seed_give_the_same_bytes(
     names = sorted(path.name for path in twin_folder.iterdir())
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == names
     assert all((tmp_path / "again" / name).read_bytes() == (twin_folder / name).read_bytes() for name in names)
-    assert sha256(tmp_path / "other" / "model.safetensors") != sha256(twin_folder / "model.safetensors")
+    assert sha256_of(tmp_path / "other" / "model.safetensors") != sha256_of(twin_folder / "model.safetensors")
 
 
 def test_the_card_and_the_list_say_what_was_written(twin_folder: Path, images: list[Image.Image]) -> None:
     told = json.loads((twin_folder / "assembly.json").read_text())
-    assert told["sha256"] == sha256(twin_folder / "model.safetensors")
+    assert told["sha256"] == sha256_of(twin_folder / "model.safetensors")
     assert told["projector"]["images"] == len(images)
     card = (twin_folder / "README.md").read_text()
     assert told["sha256"] in card and "3 random images" in card and "All weights are random" in card
