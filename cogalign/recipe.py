@@ -257,6 +257,8 @@ class SftSettings:
         _require(self.learning_rate > 0, "sft.learning_rate", self.learning_rate, "a positive number")
         rate = self.projector_learning_rate
         _require(rate is None or rate > 0, "sft.projector_learning_rate", rate, "null or a positive number")
+        _require(rate is None or not self.freeze_projector, "sft.projector_learning_rate", rate,
+                 "null, as sft.freeze_projector is true")  # fmt: skip
 
 
 ModelRole = Literal["base", "sft", "aligned"]

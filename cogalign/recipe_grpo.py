@@ -226,6 +226,8 @@ class GrpoSettings:
                  f"0 to num_generations - 1 = {self.num_generations - 1}: at least one completion is the policy's")  # fmt: skip
         _require(not self.demonstrations or self.sampler == "hf", "grpo.demonstrations", self.demonstrations,
                  "0 with sampler vllm, which gives no log-probability of a report")  # fmt: skip
+        _require(not self.drafts or self.sampler == "hf", "grpo.drafts", self.drafts,
+                 "false with sampler vllm, which samples in its own way")  # fmt: skip
         _require(0 < self.top_p <= 1, "grpo.top_p", self.top_p, "a share in (0, 1]")
         _require(self.temperature > 0, "grpo.temperature", self.temperature, "a positive number")
         _require(self.top_k >= 0, "grpo.top_k", self.top_k, "0 or more")

@@ -49,6 +49,8 @@ REMAINING = "removal_of_one"
 """Kind of the counterfactuals from which one of several findings was removed; not part of the causal score."""
 BACKGROUND_BLUR = "background_blur"
 """Kind of the unedited images of which all but the lesions is blurred; not part of the causal score."""
+BLUR_KEPT = "background_blur_keep_rate"
+"""The rate of this kind."""
 LESION_READ = "lesion_read_rate"
 """All answers about a case at once; not part of the causal score."""
 LOWER_IS_BETTER = ("background_flip_rate",)
@@ -103,6 +105,12 @@ def lesion_read(judged: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["group", "id", "value"])
 
 
+def _with_both(name: str, frame: pd.DataFrame, correct: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    """A rate with its interval, and among those whose unedited image was answered right."""
+    given = _with_interval(f"{name}_given_correct", correct, resamples, seed)
+    return _with_interval(name, frame, resamples, seed) | given
+
+
 def _with_interval(name: str, frame: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
     values = frame["value"].astype(float).to_numpy()
     return {
@@ -144,10 +152,7 @@ def background_blur(predictions: pd.DataFrame, resamples: int = 1000, seed: int 
     before = predictions[predictions["kind"] == FACTUAL].set_index("id")["correct"]
     frame = pd.DataFrame({"group": blurred["group"], "value": blurred["correct"].astype(bool)})
     known = before.loc[blurred["id"]].astype(bool).to_numpy()
-    name = "background_blur_keep_rate"
-    return _with_interval(name, frame, resamples, seed) | _with_interval(
-        f"{name}_given_correct", frame[known], resamples, seed
-    )
+    return _with_both(BLUR_KEPT, frame, frame[known], resamples, seed)
 
 
 def causal_score(judged: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> tuple[float | None, Interval | None]:
@@ -197,8 +202,7 @@ def _rates(judged: pd.DataFrame, resamples: int, seed: int, kinds: Collection[st
     result: dict[str, Any] = {}
     for kind in kinds:
         name, frame = RATES[kind], judged[judged["kind"] == kind]
-        result |= _with_interval(name, frame, resamples, seed)
-        result |= _with_interval(f"{name}_given_correct", frame[frame["factual_correct"]], resamples, seed)
+        result |= _with_both(name, frame, frame[frame["factual_correct"]], resamples, seed)
     if "removal" in kinds:
         result |= _with_interval(LESION_READ, lesion_read(judged), resamples, seed)
     return result

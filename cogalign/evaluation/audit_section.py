@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cogalign.evaluation.audit import LESION_READ, LOWER_IS_BETTER, RATES
+from cogalign.evaluation.audit import BLUR_KEPT, LESION_READ, LOWER_IS_BETTER, RATES
 from cogalign.evaluation.cells import Values, percent, with_interval
 from cogalign.evaluation.plots import interval_plot
 
@@ -17,14 +17,13 @@ RATE_NAMES = {
 }
 """Rates of the audit, and how the report calls them."""
 LESION_READ_NAME = "Image, removal, control and transplant all right"
-BLUR = "background_blur_keep_rate"
 BLUR_NAME = "All but the lesion blurred → diagnosis kept"
 
 
 def audit_section(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Plot and table of `audit/metrics.json`; `sets`: those of each audit set; `blur`: whether there is its column."""
     models = metrics["models"]
-    blur = any(BLUR in values for values in models.values())
+    blur = any(BLUR_KEPT in values for values in models.values())
     names = list(dict.fromkeys(name for values in models.values() for name in values.get("sets", {})))
     sets = []
     for name in names:
@@ -37,9 +36,13 @@ def audit_section(metrics: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for role, values in models.items():
         drop = with_interval(values["spot_drop"], values["spot_drop_ci"], scale=1, unit=" points")
-        cells = [*_rate_cells(values), *([_cell(values, BLUR)] if blur else []), f"{drop}\nn = {values['spot_drop_n']}"]
+        cells = [
+            *_rate_cells(values),
+            *([_cell(values, BLUR_KEPT)] if blur else []),
+            f"{drop}\nn = {values['spot_drop_n']}",
+        ]
         rows.append([role, *cells, _score_cell(values), _cell(values, LESION_READ)])
-    rates = RATE_NAMES | ({BLUR: BLUR_NAME} if blur else {})
+    rates = RATE_NAMES | ({BLUR_KEPT: BLUR_NAME} if blur else {})
     return {"plot": interval_plot(_lines(models, rates)), "rows": rows, "sets": sets, "blur": BLUR_NAME if blur else ""}
 
 

@@ -20,6 +20,7 @@ from cogalign.data.caseset import METADATA, CaseSet
 from cogalign.evaluation.kept import KeptCompletions
 from cogalign.evaluation.predict import COLUMNS, frame_of, judge, predict_cases
 from cogalign.evaluation.storage import read_frame, rows_of, write_frame
+from cogalign.generation.drafts import Drafts
 from cogalign.generation.hf import Completion
 from cogalign.models.load import load_model
 from cogalign.models.pixel_cache import cached
@@ -106,11 +107,12 @@ def _ask(
     loaded = cached(loaded, context.run_dir, context.recipe.data.cache_gb)
     frames: list[pd.DataFrame] = []
     said: dict[tuple[str, str], Completion] = {}
+    drafts = Drafts()
     for job in jobs:
         frame = predict_cases(
             loaded, [case for case in job.cases if case.id not in job.same], job.images,
             question=context.recipe.data.question, model=subject.role, kind=job.kind, kept=kept, folder=context.folder,
-            **options,
+            drafts=drafts, **options,
         )  # fmt: skip
         said |= {(job.kind, row.id): Completion(row.completion, (), row.finished) for row in rows_of(frame)}
         frames.append(_with_same(job, frame, said, subject.role))

@@ -17,9 +17,11 @@ from cogalign.data.collator import question_of
 from cogalign.evaluation.kept import KeptCompletions
 from cogalign.evaluation.location import location_correct
 from cogalign.evaluation.metrics import exact_match
+from cogalign.generation.drafts import Drafts
 from cogalign.generation.hf import Completion, generate
 from cogalign.models.load import LoadedModel
 from cogalign.models.pixel_ahead import batches_ahead
+from cogalign.models.prompts import encode_answers
 from cogalign.training.progress import track
 
 COLUMNS = (
@@ -94,6 +96,7 @@ def predict_cases(
     max_completion_length: int = 512,
     kept: KeptCompletions | None = None,
     folder: Path | None = None,
+    drafts: Drafts | None = None,
 ) -> pd.DataFrame:
     """What a model says of cases (greedy decoding), and whether it is right.
 
@@ -109,6 +112,7 @@ def predict_cases(
         max_completion_length: longest completion in tokens.
         kept: completions of an earlier try, and where those of this one are kept; None keeps nothing.
         folder: where `progress.json` is written, if anywhere.
+        drafts: answers that this model gave before; those that it gives are added.
 
     Returns:
         One row a case, with `COLUMNS`.
@@ -133,11 +137,15 @@ def predict_cases(
                 [question_of(case, question) for case in batch],
                 max_completion_length=max_completion_length,
                 batch_size=batch_size,
+                drafts=drafts,
             )
             completions = [group[0] for group in groups]
             store.put(kind, [case.id for case in batch], completions)
             for _ in batch:
                 next(progress, None)
+        elif drafts is not None:
+            for ids in encode_answers(loaded.processor, [one.text for one in completions if one.finished]):
+                drafts.learn(ids)
         rows += [judge(case, one, model=model, kind=kind) for case, one in zip(batch, completions, strict=True)]
     for _ in pictures:  # ends the thread that reads ahead
         pass

@@ -50,6 +50,7 @@ def generate(
     top_p: float = 1.0,
     seed: int | None = None,
     description: str | None = None,
+    drafts: Drafts | None = None,
 ) -> list[list[Completion]]:
     """`num_generations` completions for each image and question; temperature 0 is greedy.
 
@@ -64,19 +65,20 @@ def generate(
         top_p: nucleus of the sampling; 1 for all tokens.
         seed: makes sampling repeatable.
         description: shows progress under this name.
+        drafts: answers that this model gave before, for greedy decoding; those that it gives are added. None: there are none.
     """
     settings = SamplingSettings(max_completion_length, num_generations, temperature, top_p)
     generator = None
     if temperature > 0 and seed is not None:
         generator = torch.Generator(device=loaded.device).manual_seed(seed)
     # a model's answers resemble one another: those that it gave are guesses of those to come
-    drafts = Drafts() if temperature == 0 else None
-    first = min(FIRST, batch_size) if drafts is not None else batch_size
+    known = (Drafts() if drafts is None else drafts) if temperature == 0 else None
+    first = batch_size if known is None or known else min(FIRST, batch_size)
     starts: Sequence[int] = [0, *range(first, len(images), batch_size)] if images else []
     completions: list[list[Completion]] = []
     for start in track(starts, description) if description else starts:
         stop = start + (batch_size if start else first)
         prompt = to_device(encode_prompts(loaded.processor, images[start:stop], questions[start:stop]), loaded.device)
-        flat = decode(loaded, sample(loaded, prompt, settings, generator, drafts=drafts))
+        flat = decode(loaded, sample(loaded, prompt, settings, generator, drafts=known))
         completions += [flat[i : i + num_generations] for i in range(0, len(flat), num_generations)]
     return completions

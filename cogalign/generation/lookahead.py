@@ -24,6 +24,8 @@ from cogalign.training.heartbeat import beat
 
 CHUNK = 256
 """Places whose logits exist at once."""
+LONGEST = 64
+"""Tokens of a guess at most: it bounds what a pass of many completions keeps in memory."""
 DrawTokens = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From hidden states [K, hidden], numbers of completions [K] and places in them [K] to tokens [K]."""
 
@@ -34,7 +36,7 @@ class Growing:
     def __init__(self, limit: int) -> None:
         self.ids: list[int] = []
         self.ended, self.limit = False, limit
-        self.trust = limit
+        self.trust = LONGEST
         """Tokens that are guessed at most: fewer after a guess that failed, more after one that held."""
 
     @property
@@ -52,10 +54,10 @@ class Growing:
             self.ids.append(token)
             self.ended = token in ends
             if self.ended or index >= len(guess):
-                self.trust = min(2 * max(1, self.trust), self.limit)
+                self.trust = min(2 * max(1, self.trust), LONGEST)
                 return
             if token != guess[index]:
-                self.trust = min(2 * index, self.limit) if index else self.trust // 2
+                self.trust = min(2 * index, LONGEST) if index else self.trust // 2
                 return
 
 
@@ -73,18 +75,21 @@ def look_ahead(
     Args:
         loaded: the model; its prompts can be shared.
         start: P prompts.
-        owner: [N], the prompt of each completion.
+        owner: [N], the prompt of each completion, ascending.
         limit: longest completion in tokens.
         ends: tokens that end a completion.
         draw_tokens: draws from hidden states.
         drafts: texts that are known; completions are added as they end.
     """
-    every = torch.arange(len(owner), device=owner.device)
     growing = [Growing(limit) for _ in owner]
-    for one, token in zip(
-        growing, draw_tokens(start.last[owner], every, torch.zeros_like(every)).tolist(), strict=True
-    ):
-        one.grow([token], [], ends)
+    every = torch.arange(len(owner), device=owner.device)
+    for some in every.split(CHUNK):
+        tokens = draw_tokens(start.last[owner[some]], some, torch.zeros_like(some)).tolist()
+        for number, token in zip(some.tolist(), tokens, strict=True):
+            growing[number].grow([token], [], ends)
+    for one in growing:
+        if not one.open:
+            drafts.learn(one.ids)
     rows = [row for row, one in enumerate(growing) if one.open]
     attention = DraftAttention(start.prefix, owner, limit)
     text = loaded.family.text_model(loaded.core)
@@ -92,10 +97,10 @@ def look_ahead(
         while rows:
             beat()  # long completions of many rows may take longer than the watchdog waits
             guesses = [growing[row].guess(drafts, ends) for row in rows]
-            some = [growing[row] for row in rows]
-            hidden = _pass(loaded, text, start.position[owner[rows]], attention, rows, some, guesses)
-            _grow(hidden, rows, some, guesses, ends, draw_tokens)
-            for one in some:
+            going = [growing[row] for row in rows]
+            hidden = _pass(loaded, text, start.position[owner[rows]], attention, rows, going, guesses)
+            _grow(hidden, rows, going, guesses, ends, draw_tokens)
+            for one in going:
                 if not one.open:
                     drafts.learn(one.ids)
             rows = [row for row in rows if growing[row].open]

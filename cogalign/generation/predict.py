@@ -104,15 +104,21 @@ def predict(
     """
     open_images(paths)
     settings, checkpoint = model_settings(model)
+    from cogalign.generation.drafts import Drafts
     from cogalign.generation.hf import generate
     from cogalign.models.load import load_model
 
     loaded = load_model(settings, checkpoint)
     asked = DataSettings().question if question is None else question
+    drafts = Drafts()
     for first in range(0, len(paths), BATCH):
         some = paths[first : first + BATCH]
         completions = generate(
-            loaded, open_images(some), [asked] * len(some), max_completion_length=max_completion_length
+            loaded,
+            open_images(some),
+            [asked] * len(some),
+            max_completion_length=max_completion_length,
+            drafts=drafts,
         )
         for path, group in zip(some, completions, strict=True):
             yield Answer(path, group[0].text, group[0].finished)

@@ -199,9 +199,9 @@ def _with_drafts(
 ) -> Rollout:
     limit, device = settings.max_completion_length, start.last.device
     head, banned = loaded.family.head(loaded.core), banned_ids(loaded, device)
-    owner = place.repeat_interleave(settings.num_generations)
+    owner, places = place.repeat_interleave(settings.num_generations).sort(stable=True)
     # of all places, since each completion gets to them in its own pass
-    numbers = None if uniforms is None else torch.stack([uniforms.next() for _ in range(limit)], 1)
+    numbers = None if uniforms is None else torch.stack([uniforms.next()[places] for _ in range(limit)], 1)
 
     def draw_tokens(hidden: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         uniform = None if numbers is None else numbers[rows, places]
@@ -209,6 +209,7 @@ def _with_drafts(
         return draw(logits, settings.temperature, settings.top_p, settings.top_k, uniform)
 
     grown = look_ahead(loaded, start, owner, limit, end_ids(loaded), draw_tokens, drafts)
+    grown = [grown[number] for number in places.argsort().tolist()]
     ids, mask = pad_completions([one.ids for one in grown], loaded.tokenizer.pad_token_id)
     finished = torch.tensor([one.ended for one in grown], device=device)
     return Rollout(ids.to(device), mask.to(device), finished)

@@ -10,7 +10,7 @@ import torch
 
 from cogalign.data.caseset import METADATA
 from cogalign.data.prepare import SETTINGS, prepare
-from cogalign.grpo.stage import PairReader, open_cases, prepare_model
+from cogalign.grpo.stage import PairReader, open_cases, prepare_adapter, prepare_model
 from cogalign.models.adapt import add_lora, train_all
 from cogalign.models.load import LoadedModel, load_model
 from cogalign.recipe import DataSettings, MixSettings, Recipe
@@ -47,7 +47,9 @@ def open_model(context: StageContext) -> tuple[LoadedModel, str]:
     if lora is None:
         train_all(loaded, recipe.sft.freeze_vision, recipe.sft.freeze_projector)
         return loaded, f"{base}, full weights"
-    return add_lora(loaded, lora, derive_seed(recipe.seed, "lora")), f"{base}, with a fresh adapter of rank {lora.r}"
+    add_lora(loaded, lora, derive_seed(recipe.seed, "lora"), recipe.sft.freeze_projector)
+    prepare_adapter(loaded, recipe.grpo)
+    return loaded, f"{base}, with a fresh adapter of rank {lora.r}"
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class Engine:
         generator = torch.Generator(device=self.device).manual_seed(seed)
         told, drafted = self.settings.demonstrations, self.settings.drafts
         answers = encode_answers(self.loaded.processor, [draw.case.answer for draw in draws] if told or drafted else [])
-        # of this step's reports alone: a run that goes on from a checkpoint guesses as one that was never stopped
+        # of the reports of these cases alone: a run that goes on from a checkpoint guesses as one that was never stopped
         drafts = Drafts(answers) if drafted else None
         rollout = sample(self.loaded, prompts.inputs, self.how, generator, prompts.start, prompts.place, share, drafts)
         if told:

@@ -145,8 +145,8 @@ class GrpoModule(LightningModule):
         factor = learning_rate_factor(self.optimizer_step_count, self.settings)
         rate = self.settings.learning_rate * factor
         peaks = (self.settings.learning_rate, self.settings.projector_learning_rate)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=False):  # the second only with a rate of its own
-            assert peak is not None
+        for group, peak in zip(optimizer.param_groups, peaks[: len(optimizer.param_groups)], strict=True):
+            assert peak is not None  # there is a second group only with a rate of its own
             group["lr"] = peak * factor
         optimizer.zero_grad()
         normalizer = self._normalizer(part)

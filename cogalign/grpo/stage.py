@@ -95,23 +95,24 @@ def prepare_model(context: StageContext) -> LoadedModel:
     loaded = load_model(recipe.model, context.checkpoint("sft"), device="cpu")
     loaded.model.requires_grad_(False)
     if hasattr(loaded.model, "peft_config"):
-        _check_projector(loaded, recipe.grpo)
-        # while the projector stays as it is, each image is encoded once a generation
-        set_trainable(loaded, recipe.grpo.freeze_projector)
+        prepare_adapter(loaded, recipe.grpo)
     else:
         train_all(loaded, recipe.sft.freeze_vision, recipe.sft.freeze_projector)
     return prepare_blocks(loaded, recipe.trainer, "grpo")
 
 
-def _check_projector(loaded: LoadedModel, settings: GrpoSettings) -> None:
-    """Raise where the projector is to be trained and the adapter holds none."""
-    if settings.freeze_projector:
-        return
-    if not loaded.model.peft_config[POLICY].modules_to_save:
+def prepare_adapter(loaded: LoadedModel, settings: GrpoSettings) -> None:
+    """Make stage 1's adapter trainable; while its projector stays as it is, each image is encoded once a generation.
+
+    Raises:
+        ValueError: the projector is to be trained, and the adapter holds none.
+    """
+    if not settings.freeze_projector and not loaded.model.peft_config[POLICY].modules_to_save:
         raise ValueError(
             "grpo.freeze_projector: found false and an adapter of stage 1 without a projector; set it to true, or "
             "sft.freeze_projector to false"
         )
+    set_trainable(loaded, settings.freeze_projector)
 
 
 def prompt_sampler(recipe: Recipe, cases: PairReader, stream: str, rank: int, world_size: int) -> PromptSampler:

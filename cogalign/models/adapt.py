@@ -78,7 +78,7 @@ def set_trainable(loaded: LoadedModel, freeze_projector: bool = True) -> None:
 
     Args:
         loaded: the model, with its adapter.
-        freeze_projector: keep a projector that the adapter holds as it is, as GRPO does.
+        freeze_projector: keep a projector that the adapter holds as it is.
     """
     for name, parameter in loaded.model.named_parameters():
         parameter.requires_grad_(f".{POLICY}." in name and "lora_" in name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cogalign.models.shared_prefix import Prefix, prompt_attention
+from cogalign.models.shared_prefix import Groups, Prefix, prompt_attention
 
 
 class DraftAttention:
@@ -13,7 +13,7 @@ class DraftAttention:
 
     Args:
         prefix: of P prompts.
-        owner: [N], the prompt of each completion.
+        owner: [N], the prompt of each completion, ascending.
         room: longest completion in tokens.
     """
 
@@ -25,11 +25,11 @@ class DraftAttention:
         """Say what the next pass computes.
 
         Args:
-            rows: [B], completions.
+            rows: [B], completions, ascending.
             fed: [B], tokens of each that stay from the passes before.
             valid: [B, T], which of the tokens of the pass exist.
         """
-        self.rows = rows
+        self.rows, self.groups = rows, Groups(self.owner[rows])
         places = fed[:, None] + torch.arange(valid.shape[1], device=rows.device)
         self.places = places.masked_fill(~valid, self.room)  # one place more than there are: nobody looks there
         self.length = int(places[valid].max()) + 1
@@ -41,10 +41,11 @@ class DraftAttention:
         shared = key.shape[1]
         keys, values = self._store(layer, key, value)
         folded = (query * scaling).reshape(rows, shared, heads // shared * steps, width)
-        owner = self.owner[self.rows]
-        bias = None if self.prefix.bias is None else self.prefix.bias[owner]
-        before = self.prefix.keys[layer][owner].transpose(-1, -2)
-        out, lse = prompt_attention(folded, before, self.prefix.values[layer][owner], bias)
+        present = self.groups.present
+        bias = None if self.prefix.bias is None else self.prefix.bias[present]
+        before = self.prefix.keys[layer][present].transpose(-1, -2)
+        parts = prompt_attention(self.groups.together(folded), before, self.prefix.values[layer][present], bias)
+        out, lse = (self.groups.apart(part) for part in parts)
         scores = (folded @ keys.transpose(-1, -2)).view(rows, shared, -1, steps, self.length)
         scores = scores.masked_fill(~self.seen[:, None, None], float("-inf")).flatten(2, 3)
         weights = torch.cat([lse, scores], -1).softmax(-1)  # the prompt as a whole is one more "key"

@@ -145,6 +145,39 @@ def prompt_attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor |
     return (weights @ values).div_(total), total.log().add_(largest)
 
 
+class Groups:
+    """Rows of one prompt side by side, so that they are computed together against its keys.
+
+    Args:
+        owner: [N], the prompt of each row, ascending.
+
+    Attributes:
+        present: [P], the prompts that have rows.
+        owner: [N], the place of each row's prompt in `present`.
+    """
+
+    def __init__(self, owner: Tensor) -> None:
+        self.present, self.owner = owner.unique_consecutive(return_inverse=True)
+        rows = torch.arange(len(owner), device=owner.device)
+        counts = self.owner.bincount()
+        rank = rows - (counts.cumsum(0) - counts)[self.owner]
+        self.width = int(counts.max())
+        self.table = torch.zeros((len(counts), self.width), dtype=torch.long, device=owner.device)
+        self.table[self.owner, rank] = rows
+        self.place = self.owner * self.width + rank
+        self.whole = len(owner) == self.table.numel()  # every prompt has as many rows: no look-up is needed
+
+    def together(self, rows: Tensor) -> Tensor:
+        """Rows [N, kv heads, T, D] as [P, kv heads, width * T, D]."""
+        table = rows.view(-1, self.width, *rows.shape[1:]) if self.whole else rows[self.table]
+        return table.transpose(1, 2).flatten(2, 3)
+
+    def apart(self, values: Tensor) -> Tensor:
+        """[P, kv heads, width * T, D] as rows [N, kv heads, T, D]."""
+        rows = values.unflatten(2, (self.width, -1)).transpose(1, 2).flatten(0, 1)
+        return rows if self.whole else rows[self.place]
+
+
 class DecodeAttention:
     """One new token a row; rows of one prompt are computed together against its keys.
 
@@ -162,23 +195,16 @@ class DecodeAttention:
         self._group(owner)
 
     def _group(self, owner: Tensor) -> None:
-        """Note where each row stands in a table of prompts x rows; prompts without rows leave."""
-        present, self.owner = owner.unique_consecutive(return_inverse=True)
+        """Put the rows of each prompt side by side; prompts without rows leave."""
+        self.groups = Groups(owner)
+        present = self.groups.present
         if len(present) < len(self.keys[0]):
             self.keys, self.values = ([x[present] for x in part] for part in (self.keys, self.values))
             self.bias = None if self.bias is None else self.bias[present]
-        rows = torch.arange(len(owner), device=owner.device)
-        counts = self.owner.bincount()
-        rank = rows - (counts.cumsum(0) - counts)[self.owner]
-        self.width = int(counts.max())
-        self.table = torch.zeros((len(counts), self.width), dtype=torch.long, device=owner.device)
-        self.table[self.owner, rank] = rows
-        self.place = self.owner * self.width + rank
-        self.whole = len(owner) == self.table.numel()  # every prompt has as many rows: no look-up is needed
 
     def keep(self, indices: Tensor) -> None:
         """Go on with the rows `indices` only."""
-        self._group(self.owner[indices])
+        self._group(self.groups.owner[indices])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """As `Attention.attend` with T = 1; `key` and `value` hold the completion so far."""
@@ -186,17 +212,10 @@ class DecodeAttention:
         shared = key.shape[1]
         repeats = heads // shared
         query = query.reshape(n, shared, repeats, width) * scaling
-        table = query.view(-1, self.width, shared, repeats, width) if self.whole else query[self.table]
-        together = table.transpose(1, 2).reshape(len(self.table), shared, self.width * repeats, width)
-        out, lse = prompt_attention(together, self.keys[layer], self.values[layer], self.bias)
-        out = self._rows(out.view(len(self.table), shared, self.width, repeats, width))
-        lse = self._rows(lse.view(len(self.table), shared, self.width, repeats, 1))
+        together = self.groups.together(query)
+        parts = prompt_attention(together, self.keys[layer], self.values[layer], self.bias)
+        out, lse = (self.groups.apart(part) for part in parts)
         scores = query @ key.transpose(-1, -2)
         weights = torch.cat([lse, scores], -1).softmax(-1)  # the prompt as a whole is one more "key"
         result = torch.addcmul(weights[..., 1:] @ value, weights[..., :1], out)
         return result.reshape(n, 1, heads, width)
-
-    def _rows(self, values: Tensor) -> Tensor:
-        """[prompts, kv heads, width, ...] as rows [N, kv heads, ...]."""
-        rows = values.transpose(1, 2).flatten(0, 1)
-        return rows if self.whole else rows[self.place]

@@ -9,7 +9,7 @@ import pandas as pd
 from cogalign.evaluation.audit import BACKGROUND_BLUR, LESION_READ, RATES, judgements, lesion_read
 from cogalign.evaluation.audit_sets import FACTUAL, predictions_of, set_names
 from cogalign.evaluation.metrics import with_findings
-from cogalign.study.measures import BLUR, KEPT, OWN, RECALL, RECALLED, SAME, SPOTS
+from cogalign.study.measures import BLUR_KEPT, KEPT, OWN, RECALL, RECALLED, SAME, SPOTS
 
 COLUMNS = ("key", "id", "group", "value")
 MAIN_SPLIT = "test"
@@ -84,7 +84,7 @@ def audit_events(audited: pd.DataFrame) -> list[pd.DataFrame]:
     spots = audited[audited["kind"] == "spots"]
     before = audited[audited["kind"] == FACTUAL].set_index("id")["correct"].astype(float)
     lost = before.reindex(spots["id"]).to_numpy() - spots["correct"].astype(float).to_numpy()
-    return [*found, _events(f"{OWN}/{BLUR}", blurred, blurred["correct"]),
+    return [*found, _events(f"{OWN}/{BLUR_KEPT}", blurred, blurred["correct"]),
             _events(f"{OWN}/{SPOTS}", spots, lost.tolist())]  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cogalign.cognition.taxonomy import FINDINGS, name_of
-from cogalign.evaluation.audit import LESION_READ, LOWER_IS_BETTER, RATES
-from cogalign.evaluation.audit_section import BLUR, BLUR_NAME, LESION_READ_NAME, RATE_NAMES
+from cogalign.evaluation.audit import BLUR_KEPT, LESION_READ, LOWER_IS_BETTER, RATES
+from cogalign.evaluation.audit_section import BLUR_NAME, LESION_READ_NAME, RATE_NAMES
 from cogalign.study.settings import OWN
 
 KEPT, SPOTS = "originals_kept", "spot_drop"
@@ -20,13 +20,22 @@ LABELS = {
     KEPT: "originals kept",
     **{
         name: label[0].lower() + label[1:]
-        for name, label in (RATE_NAMES | {BLUR: BLUR_NAME, LESION_READ: LESION_READ_NAME}).items()
+        for name, label in (RATE_NAMES | {BLUR_KEPT: BLUR_NAME, LESION_READ: LESION_READ_NAME}).items()
     },
     SPOTS: "accuracy lost under bubbles and reflections",
     SCORE: "causal score",
 }
 _SCORE_PARTS = tuple(SAME if kind == "background" else name for kind, name in RATES.items())
-NAMES = ("accuracy", KEPT, *(f"{name}{RECALL}" for name in RECALLED), LESION_READ, SCORE, *RATES.values(), BLUR, SPOTS)
+NAMES = (
+    "accuracy",
+    KEPT,
+    *(f"{name}{RECALL}" for name in RECALLED),
+    LESION_READ,
+    SCORE,
+    *RATES.values(),
+    BLUR_KEPT,
+    SPOTS,
+)
 """All names of measures, in the order of the tables."""
 
 
@@ -56,7 +65,7 @@ class Measure:
     @property
     def is_judgement(self) -> bool:
         """Whether it comes from the causal audit, not from accuracy on a split."""
-        return self.name in (SCORE, LESION_READ, *RATES.values(), BLUR, SPOTS)
+        return self.name in (SCORE, LESION_READ, *RATES.values(), BLUR_KEPT, SPOTS)
 
     @property
     def signed(self) -> bool:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogalign.data.case import Case
@@ -63,6 +63,7 @@ def test_a_model_that_always_says_the_same_has_read_no_lesion(always: str) -> No
     assert result["causal_score"] == {"polyp": 0.75, "normal": 0.5, "ulcer": 0.25}[always]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.booleans()] * 4, *[st.booleans()] * 2), min_size=1, max_size=12))
 def test_a_lesion_is_read_where_all_that_was_asked_about_the_case_is_right(cases: list[tuple[bool, ...]]) -> None:
     """Image, removal, control and transplant right or not; control and transplant there or not."""

@@ -2,6 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cogalign.generation.drafts import Drafts
 from cogalign.generation.hf import decode, generate
 from cogalign.generation.sampling import Rollout, SamplingSettings, sample
 from cogalign.models.load import LoadedModel
@@ -18,6 +19,19 @@ def test_greedy_completions_do_not_depend_on_the_batch_size(
     assert [list(group[0].token_ids) for group in found] == expected
     assert [len(group) for group in found] == [1] * 4
     assert not any(group[0].finished for group in found)
+
+
+@pytest.mark.parametrize(("batch_size", "known"), [(3, False), (8, False), (8, True)])
+def test_answers_are_the_same_whether_they_are_guessed_from_those_before_or_not(
+    tiny: LoadedModel, pictures: list[Image.Image], questions: list[str], batch_size: int, known: bool
+) -> None:
+    images, asked = [*pictures[2:], *pictures, *pictures[:2]], [*questions[1:], *questions, *questions[:1]]
+    prompt = encode_prompts(tiny.processor, images, asked)
+    expected = sample(tiny, prompt, SamplingSettings(9, temperature=0.0)).ids.tolist()
+    drafts = Drafts([expected[0], [*expected[3][:4], 5]]) if known else None
+    found = generate(tiny, images, asked, max_completion_length=9, batch_size=batch_size, drafts=drafts)
+    assert [list(group[0].token_ids) for group in found] == expected
+    assert len({tuple(row) for row in expected}) >= 4
 
 
 def test_a_group_for_each_prompt_in_the_order_of_the_prompts(

@@ -14,6 +14,7 @@ from PIL import Image
 from cogalign.data.caseset import read_case_set
 from cogalign.generation.sampling import Rollout, SamplingSettings
 from cogalign.generation.uniforms import Share, Uniforms
+from cogalign.grpo import engine
 from cogalign.grpo.collect import MIX, SPARE, Collector
 from cogalign.grpo.engine import Engine
 from cogalign.grpo.mix import PromptSampler
@@ -40,12 +41,23 @@ PINNED_SPARE = [
 
 
 def collector(
-    loaded: LoadedModel, case_set: Path, rank: int = 0, world_size: int = 1, micro_batch: int = 4, server: Any = None
+    loaded: LoadedModel,
+    case_set: Path,
+    rank: int = 0,
+    world_size: int = 1,
+    micro_batch: int = 4,
+    server: Any = None,
+    drafts: bool = False,
 ) -> Collector:
     """The part of a rank that samples; nothing is judged."""
     cases = read_case_set(case_set)
     settings = GrpoSettings(
-        prompts_per_step=4, num_generations=3, max_completion_length=6, micro_batch=micro_batch, beta=0.0
+        prompts_per_step=4,
+        num_generations=3,
+        max_completion_length=6,
+        micro_batch=micro_batch,
+        beta=0.0,
+        drafts=drafts,
     )
     mix = PromptSampler(cases.split("train"), {}, MixSettings(), 4, 1, rank=rank, world_size=world_size)
     engine = Engine(loaded, settings, cases.image, QUESTION, server)
@@ -64,6 +76,19 @@ def test_one_rank_with_one_micro_batch_samples_what_it_always_did(adapted: Loade
     made = collector(adapted, phantom_set)
     assert sampled(made, MIX, 3) == PINNED
     assert sampled(made, SPARE, 2, 3) == PINNED_SPARE
+
+
+def test_drafts_of_the_reports_change_no_completion(
+    adapted: LoadedModel, phantom_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32; and they are asked for."""
+    given: list[bool] = []
+    one = engine.sample
+    monkeypatch.setattr(engine, "sample", lambda *args: (given.append(bool(args[-1])), one(*args))[1])
+    for world_size, micro_batch in ((1, 4), (1, 3), (2, 1)):
+        cut = [collector(adapted, phantom_set, rank, world_size, micro_batch, None, True) for rank in range(world_size)]
+        assert [row for made in cut for row in sampled(made, MIX, 3)] == PINNED
+    assert given == [True] * (1 + 2 + 4)
 
 
 @pytest.mark.parametrize("family", ["shared prompts", "plain"])
