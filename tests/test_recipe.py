@@ -63,7 +63,10 @@ def test_a_resolved_recipe_is_read_back_as_it_was(tmp_path: Path) -> None:
         ("counterfactual: {masks: {evidence: [box, expert]}}", "in this order"),
         ("counterfactual: {interventions: [removal, 3]}", "counterfactual.interventions[1]: found 3"),
         ("sft: {steps: 0}", "sft.steps: found 0, wanted at least 1"),
-        ("sft: {projector_learning_rate: 1e-3}", "sft.projector_learning_rate: found 0.001, wanted null, as sft.freeze"),
+        (
+            "sft: {projector_learning_rate: 1e-3}",
+            "sft.projector_learning_rate: found 0.001, wanted null, as sft.freeze",
+        ),
         ("grpo: {projector_learning_rate: 0.0}", "grpo.projector_learning_rate: found 0.0, wanted null or a positive"),
         ("grpo: {drafts: true, sampler: vllm}", "grpo.drafts: found True, wanted false with sampler vllm"),
         ("stages: [grpo, sft]", "stages: found ['grpo', 'sft'], wanted the order ['sft', 'grpo']"),

@@ -87,10 +87,7 @@ def look_ahead(
         tokens = draw_tokens(start.last[owner[some]], some, torch.zeros_like(some)).tolist()
         for number, token in zip(some.tolist(), tokens, strict=True):
             growing[number].grow([token], [], ends)
-    for one in growing:
-        if not one.open:
-            drafts.learn(one.ids)
-    rows = [row for row, one in enumerate(growing) if one.open]
+    rows = _going_on(growing, range(len(growing)), drafts)
     attention = DraftAttention(start.prefix, owner, limit)
     text = loaded.family.text_model(loaded.core)
     with attention_through(text):
@@ -100,11 +97,16 @@ def look_ahead(
             going = [growing[row] for row in rows]
             hidden = _pass(loaded, text, start.position[owner[rows]], attention, rows, going, guesses)
             _grow(hidden, rows, going, guesses, ends, draw_tokens)
-            for one in going:
-                if not one.open:
-                    drafts.learn(one.ids)
-            rows = [row for row in rows if growing[row].open]
+            rows = _going_on(growing, rows, drafts)
     return growing
+
+
+def _going_on(growing: Sequence[Growing], rows: Sequence[int], drafts: Drafts) -> list[int]:
+    """Those of the completions `rows` that go on; the others become drafts."""
+    for row in rows:
+        if not growing[row].open:
+            drafts.learn(growing[row].ids)
+    return [row for row in rows if growing[row].open]
 
 
 def _pass(

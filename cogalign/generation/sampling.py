@@ -203,8 +203,8 @@ def _with_drafts(
     # of all places, since each completion gets to them in its own pass
     numbers = None if uniforms is None else torch.stack([uniforms.next()[places] for _ in range(limit)], 1)
 
-    def draw_tokens(hidden: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-        uniform = None if numbers is None else numbers[rows, places]
+    def draw_tokens(hidden: Tensor, rows: Tensor, steps: Tensor) -> Tensor:
+        uniform = None if numbers is None else numbers[rows, steps]
         logits = allowed_logits(head(hidden), banned)
         return draw(logits, settings.temperature, settings.top_p, settings.top_k, uniform)
 

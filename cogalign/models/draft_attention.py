@@ -41,16 +41,19 @@ class DraftAttention:
         shared = key.shape[1]
         keys, values = self._store(layer, key, value)
         folded = (query * scaling).reshape(rows, shared, heads // shared * steps, width)
-        present = self.groups.present
-        bias = None if self.prefix.bias is None else self.prefix.bias[present]
-        before = self.prefix.keys[layer][present].transpose(-1, -2)
-        parts = prompt_attention(self.groups.together(folded), before, self.prefix.values[layer][present], bias)
+        prompt_keys, prompt_values = (self._present(part[layer]) for part in (self.prefix.keys, self.prefix.values))
+        bias = None if self.prefix.bias is None else self._present(self.prefix.bias)
+        parts = prompt_attention(self.groups.together(folded), prompt_keys.transpose(-1, -2), prompt_values, bias)
         out, lse = (self.groups.apart(part) for part in parts)
         scores = (folded @ keys.transpose(-1, -2)).view(rows, shared, -1, steps, self.length)
         scores = scores.masked_fill(~self.seen[:, None, None], float("-inf")).flatten(2, 3)
         weights = torch.cat([lse, scores], -1).softmax(-1)  # the prompt as a whole is one more "key"
         result = torch.addcmul(weights[..., 1:] @ values, weights[..., :1], out)
         return result.view(rows, heads, steps, width).transpose(1, 2)
+
+    def _present(self, values: Tensor) -> Tensor:
+        """Of [P, ...] the prompts that have rows in this pass; copied only where some have none."""
+        return values if len(self.groups.present) == len(values) else values[self.groups.present]
 
     def _store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values [B, kv heads, T, D]; returns all that the rows may look at."""

@@ -72,6 +72,7 @@ def test_the_projector_stays_as_stage_1_left_it(base_folder: Path, phantom_set: 
     run(context)
     found = changed(made, tmp_path)
     assert found and all("lora_" in name for name in found)
+    assert any("lora_" not in name for name in load_file(made / "adapter_model.safetensors"))
 
 
 def test_the_projector_is_trained_on_by_its_own_rate(base_folder: Path, phantom_set: Path, tmp_path: Path) -> None:
