@@ -40,7 +40,11 @@ class KeptCompletions:
         """
         if self.path is None:
             return
-        content = {"kind": kind, "ids": list(ids), "texts": [[one.text, one.finished] for one in completions]}
+        content = {
+            "kind": kind,
+            "ids": list(ids),
+            "texts": [[one.text, one.finished, one.token_ids] for one in completions],
+        }
         append_lines(self.path, [{**content, "sum": _sum(content)}])
 
     def __bool__(self) -> bool:
@@ -51,7 +55,7 @@ class KeptCompletions:
         try:
             content = json.loads(line)
             checksum = content.pop("sum")
-            found = [Completion(str(text), (), bool(finished)) for text, finished in content["texts"]]
+            found = [Completion(str(text), tuple(map(int, ids)), bool(done)) for text, done, ids in content["texts"]]
             key = (content["kind"], *content["ids"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return

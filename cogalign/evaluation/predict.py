@@ -21,7 +21,6 @@ from cogalign.generation.drafts import Drafts
 from cogalign.generation.hf import Completion, generate
 from cogalign.models.load import LoadedModel
 from cogalign.models.pixel_ahead import batches_ahead
-from cogalign.models.prompts import encode_answers
 from cogalign.training.progress import track
 
 COLUMNS = (
@@ -144,8 +143,8 @@ def predict_cases(
             for _ in batch:
                 next(progress, None)
         elif drafts is not None:
-            for ids in encode_answers(loaded.processor, [one.text for one in completions if one.finished]):
-                drafts.learn(ids)
+            for one in completions:
+                drafts.learn(one.token_ids)
         rows += [judge(case, one, model=model, kind=kind) for case, one in zip(batch, completions, strict=True)]
     for _ in pictures:  # ends the thread that reads ahead
         pass

@@ -34,6 +34,7 @@ class Counted:
         self.batches = 0
         self.kill_at = -1
         self.hard = False
+        self.knew: list[bool] = []  # whether answers of the same model were known as drafts
         real = predict.generate
 
         def generate(loaded: Any, images: Sequence[Any], questions: Sequence[str], **options: Any) -> Any:
@@ -42,6 +43,7 @@ class Counted:
                     os.kill(os.getpid(), signal.SIGKILL)
                 raise KeyboardInterrupt
             self.batches += 1
+            self.knew.append(bool(options["drafts"]))
             return real(loaded, images, questions, **options)
 
         monkeypatch.setattr(predict, "generate", generate)
@@ -74,9 +76,10 @@ def test_a_stage_that_was_killed_asks_only_what_is_missing(
     with pytest.raises(KeyboardInterrupt):
         run(context)
     assert not (context.folder / "metrics.json").exists()
-    counted.kill_at = -1
+    counted.kill_at, counted.knew = -1, []
     run(context)
     assert counted.batches == total
+    assert counted.knew[0] == (kill_at > 0)  # kept answers are drafts again
     assert results(context) == whole
 
 
@@ -136,11 +139,14 @@ def test_damaged_files_are_asked_again(
 
 def test_a_damaged_line_does_not_count(tmp_path: Path) -> None:
     kept = KeptCompletions(tmp_path / "a.jsonl")
-    kept.put("factual", ["1", "2"], [Completion("a polyp", (), True), Completion("an ulcer", (), False)])
+    kept.put("factual", ["1", "2"], [Completion("a polyp", (7, 2), True), Completion("an ulcer", (8,), False)])
     kept.put("factual", ["3"], [Completion("normal", (), True)])
     text = (tmp_path / "a.jsonl").read_text()
     again = KeptCompletions(tmp_path / "a.jsonl")
-    assert again.get("factual", ["1", "2"]) == [Completion("a polyp", (), True), Completion("an ulcer", (), False)]
+    assert again.get("factual", ["1", "2"]) == [
+        Completion("a polyp", (7, 2), True),
+        Completion("an ulcer", (8,), False),
+    ]
     assert again.get("factual", ["1"]) is None and again.get("spots", ["3"]) is None
     (tmp_path / "a.jsonl").write_text(text.replace("a polyp", "a polip") + '{"kind": "fact')
     again = KeptCompletions(tmp_path / "a.jsonl")
