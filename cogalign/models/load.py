@@ -68,9 +68,11 @@ def resolve_name(name: str) -> str:
         from cogalign.models.tiny import packaged_base
 
         return str(packaged_base())
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    # models/ is a page of the hub, so no owner there has that name; here it is where assembled models are
+    looks_like_path = name.startswith((".", "/", "~", "models/")) or name.count("/") > 1
     if looks_like_path and not Path(name).expanduser().is_dir():
-        raise FileNotFoundError(f"model.name: found {name!r}, wanted a folder in hub layout, a hub id, or tiny")
+        hint = "; make smol writes models/smol" if name == "models/smol" else ""
+        raise FileNotFoundError(f"model.name: found {name!r}, wanted a folder in hub layout, a hub id, or tiny{hint}")
     return str(Path(name).expanduser()) if looks_like_path else name
 
 

@@ -80,6 +80,10 @@ def test_a_relative_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert resolve_name("./a/b") == "a/b" and resolve_name("a/b/") == "a/b"
     assert resolve_name("Qwen/Qwen3-VL-2B-Instruct") == "Qwen/Qwen3-VL-2B-Instruct"
     assert Path(resolve_name("tiny")).name == "tiny-base"
+    with pytest.raises(FileNotFoundError, match="make smol writes models/smol"):
+        resolve_name("models/smol")  # never asked of the hub
+    (tmp_path / "models/smol").mkdir(parents=True)
+    assert resolve_name("models/smol") == "models/smol"
 
 
 def _other_rank(folder: Path) -> None:

@@ -57,10 +57,9 @@ def test_an_image_has_49_visual_tokens(opened: tuple[Any, Any]) -> None:
         assert torch.isfinite(model(**inputs).logits).all()
 
 
-@pytest.mark.parametrize("images", [0, 1])
-def test_the_language_model_still_speaks(opened: tuple[Any, Any], images: int) -> None:
+def test_the_language_model_still_speaks(opened: tuple[Any, Any]) -> None:
     model, processor = opened
-    inputs = inputs_of(processor, "What is the capital of France?", images)
+    inputs = inputs_of(processor, "What is the capital of France?", 0)
     ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in processor.decode(ids)
     assert ids[-1] == processor.tokenizer.eos_token_id
