@@ -43,7 +43,7 @@ class KeptCompletions:
         content = {
             "kind": kind,
             "ids": list(ids),
-            "texts": [[one.text, one.finished, one.token_ids] for one in completions],
+            "completions": [[one.text, one.finished, one.token_ids] for one in completions],
         }
         append_lines(self.path, [{**content, "sum": _sum(content)}])
 
@@ -55,7 +55,9 @@ class KeptCompletions:
         try:
             content = json.loads(line)
             checksum = content.pop("sum")
-            found = [Completion(str(text), tuple(map(int, ids)), bool(done)) for text, done, ids in content["texts"]]
+            found = [
+                Completion(str(text), tuple(map(int, ids)), bool(done)) for text, done, ids in content["completions"]
+            ]
             key = (content["kind"], *content["ids"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return
